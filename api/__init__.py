@@ -1,0 +1,1 @@
+"""What people touch: gateway, protocol, client, command line."""

@@ -1,0 +1,1 @@
+"""Many sockets, many machines: repository of models, channel, workers."""
