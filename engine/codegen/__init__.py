@@ -1,0 +1,1 @@
+"""From a kernel's description to machine code: targets, the kernel language, compiler, code store."""

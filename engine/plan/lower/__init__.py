@@ -1,0 +1,1 @@
+"""Lowering functions, one file per family of operators."""

@@ -1,0 +1,236 @@
+"""Lowering: each node of the graph becomes kernel calls on physical tensors.
+
+A lowering function takes ``(node, low)``, reads its inputs' tensors with `Lowering.read`, claims its
+outputs with `Lowering.write` (or `Lowering.alias` for a view) and emits `Lowering.call`. It raises
+`NoKernel` with a reason, before it emits anything, where the node must take the fallback path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+
+from engine.codegen.kernel import KernelSpec
+from engine.codegen.target import Target
+from engine.graph.dims import Dim
+from engine.graph.ir import Node, Value
+from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor, product, row_major
+
+
+class NoKernel(Exception):  # noqa: N818 - a verdict that planning catches, not an error of the user
+    """A node has no native kernel; the text says why."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One kernel call of a program.
+
+    `items` is the number of work items, `cost` the estimated nanoseconds of one item on one thread
+    (it decides how many items a thread claims at a time and whether other threads join at all),
+    `scratch` the bytes of per-thread scratch.
+    """
+
+    spec: KernelSpec
+    node: Node
+    items: Dim
+    cost: Dim
+    scratch: Dim
+    arguments: dict[str, Tensor | Dim | float]
+    writes: frozenset[str]
+
+    def tensors(self, written: bool) -> list[Tensor]:
+        """Tensors the call reads, or those it writes."""
+        return [
+            value
+            for name, value in self.arguments.items()
+            if isinstance(value, Tensor) and (name in self.writes) == written
+        ]
+
+
+@dataclass(eq=False)
+class Lowering:
+    """State of lowering one program segment."""
+
+    target: Target
+    calls: list[Call] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    weights: list[Buffer] = field(default_factory=list)
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+    halos: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    dense: dict[int, Tensor] = field(default_factory=dict)
+    node: Node | None = None
+
+    def read(self, value: Value | None) -> Tensor:
+        """Tensor of an input value; constants become weights, known shape values are written."""
+        assert value is not None, "an omitted input was read"
+        found = self.tensors.get(id(value))
+        if found is None:
+            if value.data is None:
+                raise AssertionError(f"{value.name} is read before it is written")
+            found = self.constant(value.data, value.name)
+            self.tensors[id(value)] = found
+        return found
+
+    def read_dense(self, value: Value | None) -> Tensor:
+        """As `read`, contiguous: a copy is emitted where the tensor has gaps."""
+        return self.contiguous(self.read(value))
+
+    def contiguous(self, tensor: Tensor) -> Tensor:
+        """The tensor itself where it is contiguous, else a copy (one per tensor)."""
+        if tensor.is_contiguous:
+            return tensor
+        if id(tensor) not in self.dense:
+            target = self.temp(tensor.dtype, tensor.shape, "dense")
+            copy(self, tensor, target)
+            self.dense[id(tensor)] = target
+        return self.dense[id(tensor)]
+
+    def write(self, value: Value, dense: bool = True) -> Tensor:
+        """Tensor to write an output value to.
+
+        With ``dense=False`` the caller copes with strides on all axes but the last, and the tensor
+        may carry the zero halo that a later convolution asks for.
+        """
+        found = self.tensors.get(id(value))
+        if found is not None:
+            return found
+        assert value.shape is not None
+        assert value.dtype is not None
+        halo = self.halos.get(id(value))
+        if halo is None or dense:
+            tensor = self.temp(value.dtype, value.shape, value.name)
+        else:
+            tensor = self.padded(value.dtype, value.shape, halo, value.name)
+        self.tensors[id(value)] = tensor
+        return tensor
+
+    def alias(self, value: Value, tensor: Tensor) -> None:
+        """Let `value` be a view; where it is a graph output, the view is copied out at the end."""
+        if id(value) in self.tensors:
+            copy(self, tensor, self.tensors[id(value)])
+        else:
+            self.tensors[id(value)] = tensor
+
+    def temp(self, dtype: Any, shape: tuple[Dim, ...], name: str = "temp") -> Tensor:
+        """Contiguous arena memory."""
+        kind = np.dtype(dtype)
+        buffer = Buffer(Space.ARENA, len(self.buffers), product(shape) * kind.itemsize, name)
+        self.buffers.append(buffer)
+        return Tensor(kind, tuple(shape), row_major(shape), buffer)
+
+    def padded(
+        self,
+        dtype: Any,
+        shape: tuple[Dim, ...],
+        halo: tuple[tuple[int, int], ...],
+        name: str = "padded",
+    ) -> Tensor:
+        """Arena memory with a halo around the window; emits the call that zeroes the halo."""
+        outer = tuple(d + (before + after) for d, (before, after) in zip(shape, halo, strict=True))
+        whole = self.temp(dtype, outer, name)
+        offset = ZERO
+        for stride, (before, _) in zip(whole.strides, halo, strict=True):
+            offset = offset + stride * before
+        window = Tensor(whole.dtype, tuple(shape), whole.strides, whole.buffer, offset, halo)
+        zero_halo(self, whole, window)
+        return window
+
+    def constant(self, data: np.ndarray[Any, Any], name: str = "constant") -> Tensor:
+        """Weight memory holding `data` (copied, C order)."""
+        array = np.ascontiguousarray(data)
+        if array.dtype == np.bool_:
+            array = array.view(np.bool_)
+        shape = tuple(Dim.of(n) for n in array.shape)
+        buffer = Buffer(Space.WEIGHTS, len(self.weights), Dim.of(array.nbytes), name, array)
+        self.weights.append(buffer)
+        return Tensor(array.dtype, shape, row_major(shape), buffer)
+
+    def call(
+        self,
+        spec: KernelSpec,
+        *,
+        items: Dim | int,
+        cost: Dim | int,
+        writes: str,
+        scratch: Dim | int = 0,
+        **arguments: Tensor | Dim | int | float,
+    ) -> None:
+        """Emit a kernel call; `arguments` name every field of the kernel's layout.
+
+        `writes` names the tensors that the kernel writes, separated by spaces.
+        """
+        layout = spec.layout
+        missing = layout.fields.keys() ^ arguments.keys()
+        assert not missing, f"{spec.family}: fields and arguments differ in {sorted(missing)}"
+        assert self.node is not None
+        values: dict[str, Tensor | Dim | float] = {}
+        for name, value in arguments.items():
+            kind = layout.fields[name].kind
+            if kind == "int" and isinstance(value, int):
+                value = Dim.of(value)
+            elif kind == "float":
+                value = float(value)  # type: ignore[arg-type]
+            values[name] = value
+        self.calls.append(
+            Call(
+                spec,
+                self.node,
+                items if isinstance(items, Dim) else Dim.of(items),
+                cost if isinstance(cost, Dim) else Dim.of(cost),
+                scratch if isinstance(scratch, Dim) else Dim.of(scratch),
+                values,
+                frozenset(writes.split()),
+            )
+        )
+
+
+Lower = Callable[[Node, Lowering], None]
+_REGISTRY: Final[dict[str, Lower]] = {}
+_MODULES: Final = (
+    "engine.plan.lower.copies",
+    "engine.plan.lower.dot",
+)
+
+
+def lowers(*keys: str) -> Callable[[Lower], Lower]:
+    """Register a lowering function for operators by `Node.key`."""
+
+    def add(function: Lower) -> Lower:
+        for key in keys:
+            if key in _REGISTRY:
+                raise ValueError(f"{key} has two lowerings")
+            _REGISTRY[key] = function
+        return function
+
+    return add
+
+
+def lowering_of(node: Node) -> Lower:
+    """Lowering function of a node; raises NoKernel where its operator has none."""
+    for module in _MODULES:
+        import_module(module)
+    found = _REGISTRY.get(node.key)
+    if found is None:
+        raise NoKernel(f"operator {node.key} has no native kernel")
+    return found
+
+
+def copy(low: Lowering, source: Tensor, target: Tensor) -> None:
+    """Emit a copy between windows of one shape and data type."""
+    from engine.plan.lower.copies import emit_copy
+
+    emit_copy(low, source, target)
+
+
+def zero_halo(low: Lowering, whole: Tensor, window: Tensor) -> None:
+    """Emit the call that zeroes what surrounds `window` in `whole`."""
+    from engine.plan.lower.copies import emit_zero_halo
+
+    emit_zero_halo(low, whole, window)
+
+
+__all__ = ["ONE", "ZERO", "Call", "Lowering", "NoKernel", "lowering_of", "lowers"]
