@@ -1,0 +1,1 @@
+"""Latency against other engines, read against what the machine can do. See docs/benchmarks.md."""
