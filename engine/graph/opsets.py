@@ -1,0 +1,107 @@
+"""Operator sets: which versions a model asks for, and which one gives a node its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Final
+
+import onnx
+from onnx import NodeProto, OperatorSetIdProto, defs
+
+from engine.errors import ModelError
+from engine.graph.structure import node_label, standard_domain
+
+CONTRIBUTED: Final = ("com.microsoft",)
+"""Domains without a schema here whose operators a later phase may know."""
+
+
+def newest_opset(domain: str) -> int:
+    """Newest version of a standard operator set, 0 where the domain has no schemas."""
+    return _newest().get(domain, 0)
+
+
+@cache
+def _newest() -> dict[str, int]:
+    found: dict[str, int] = {}
+    for schema in defs.get_all_schemas_with_history():
+        found[schema.domain] = max(found.get(schema.domain, 0), schema.since_version)
+    found[""] = max(found[""], defs.onnx_opset_version())
+    return found
+
+
+def opset_versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    """Version per domain; the standard domain is ``""``."""
+    return {standard_domain(item.domain): item.version for item in imports}
+
+
+def check_versions(model: onnx.ModelProto, where: str) -> None:
+    """Refuse versions that are missing, contradictory or newer than known. Raises ModelError."""
+    if not 1 <= model.ir_version <= onnx.IR_VERSION:
+        raise ModelError(
+            f"{where}: ONNX IR version {model.ir_version} is not supported; the newest supported "
+            f"is {onnx.IR_VERSION}; export the model with an older IR version"
+        )
+    if not model.opset_import and model.ir_version < 3:
+        model.opset_import.add(domain="", version=1)
+    groups = [(where, model.opset_import)]
+    groups += [(f"{where}: function {f.name!r}", f.opset_import) for f in model.functions]
+    for place, imports in groups:
+        seen: dict[str, int] = {}
+        for item in imports:
+            domain = standard_domain(item.domain)
+            newest = newest_opset(domain)
+            shown = domain or "ai.onnx"
+            if seen.setdefault(domain, item.version) != item.version:
+                raise ModelError(f"{place}: imports two versions of the operator set {shown}")
+            if item.version < 1 or (newest and item.version > newest):
+                raise ModelError(
+                    f"{place}: operator set {shown} version {item.version} is not supported; the "
+                    f"newest supported is {newest or 'any'}; export the model with an older opset"
+                )
+
+
+def operator_version(node: NodeProto, opsets: Mapping[str, int], where: str) -> int:
+    """Version of its domain since which the operator has had the meaning the node asks for.
+
+    Operators of CONTRIBUTED domains have the imported version of their domain (1 without
+    import). Raises ModelError for an unknown operator or domain.
+    """
+    domain = standard_domain(node.domain)
+    if domain in CONTRIBUTED:
+        return opsets.get(domain, 1)
+    if not newest_opset(domain):
+        raise ModelError(
+            f"{where}: operator {domain}.{node.op_type} is not in any known operator set and the "
+            "model does not define it as a function; export the model with standard ONNX "
+            "operators, or with the function's body included"
+        )
+    opset = opsets.get(domain)
+    if opset is None:
+        raise ModelError(
+            f"{where}: {node_label(node)} belongs to operator set {domain or 'ai.onnx'!r}, which "
+            "the model does not import"
+        )
+    try:
+        schema = defs.get_schema(node.op_type, opset, domain)
+    except defs.SchemaError:
+        versions = sorted(
+            s.since_version
+            for s in defs.get_all_schemas_with_history()
+            if s.name == node.op_type and s.domain == domain
+        )
+        hint = (
+            f"it exists since version {versions[0]}"
+            if versions
+            else "no version has it; export the model with standard ONNX operators"
+        )
+        raise ModelError(
+            f"{where}: operator {node.op_type!r} is unknown in version {opset} of operator set "
+            f"{domain or 'ai.onnx'}; {hint}"
+        ) from None
+    if schema.deprecated:
+        raise ModelError(
+            f"{where}: operator {node.op_type!r} was removed in version {schema.since_version} "
+            f"of operator set {domain or 'ai.onnx'}; export the model with an older opset"
+        )
+    return schema.since_version
