@@ -464,13 +464,25 @@ def _divide_polynomials(a: Dim, b: Dim) -> tuple[Dim, Dim]:
 
 
 def _flatten(name: str, dims: Iterable[Dim | int]) -> list[Dim]:
-    """Distinct arguments in normal order, with those of nested operations `name` spliced in."""
+    """Distinct arguments in normal order, with those of nested operations `name` spliced in.
+
+    Minimum and maximum also take in ``min(a, b) + c`` as ``a + c`` and ``b + c``.
+    """
     found: set[Dim] = set()
     for item in dims:
         dim = Dim.of(item)
-        atom = dim.atom
-        if atom is not None and len(atom.args) in range(1, _FLATTEN_LIMIT) and atom.name == name:
-            found.update(atom.args)
+        nested = [
+            (monomial[0].args, monomial)
+            for monomial, coefficient in dim.terms
+            if len(monomial) == 1
+            and coefficient == 1
+            and monomial[0].name == name
+            and 1 < len(monomial[0].args) < _FLATTEN_LIMIT
+        ]
+        if len(nested) == 1 and (len(dim.terms) == 1 or name != "broadcast"):
+            args, monomial = nested[0]
+            others = dim - _from_terms({monomial: 1})
+            found.update(arg + others for arg in args)
         else:
             found.add(dim)
     return sorted(found, key=lambda dim: dim._order)
