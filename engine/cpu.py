@@ -20,8 +20,10 @@ Isa = Literal["baseline", "avx2", "avx512"]
 
 ISA_FEATURES: dict[Isa, frozenset[str]] = {
     "baseline": frozenset(),
-    "avx2": frozenset({"avx2", "fma"}),
-    "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+    "avx2": frozenset({"avx2", "fma", "bmi2", "f16c"}),
+    "avx512": frozenset(
+        {"avx2", "fma", "bmi2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    ),
 }
 """Features that each instruction set level needs, weakest level first, in LLVM's names."""
 

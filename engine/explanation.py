@@ -1,4 +1,4 @@
-"""What the engine did with a model: its graph before and after the passes, and a kernel per node."""
+"""What the engine did with a model: its graph before and after the passes, its kernels."""
 
 from dataclasses import dataclass
 

@@ -10,7 +10,9 @@ import pytest
 
 from engine import cgroup, cpu
 
-AVX512_FLAGS = "fpu sse2 pni ssse3 sse4_1 avx f16c fma avx2 bmi1 avx512f avx512bw avx512dq avx512vl"
+AVX512_FLAGS = (
+    "fpu sse2 pni ssse3 sse4_1 avx f16c fma avx2 bmi1 bmi2 avx512f avx512bw avx512dq avx512vl"
+)
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -80,9 +82,9 @@ def test_plain_machine(tmp_path: Path) -> None:
     ("flags", "isa"),
     [
         ("sse2 ssse3", "baseline"),
-        ("sse2 avx avx2", "baseline"),
-        ("sse2 avx avx2 fma", "avx2"),
-        ("sse2 avx avx2 fma avx512f avx512bw avx512dq", "avx2"),
+        ("sse2 avx avx2 bmi2 f16c", "baseline"),
+        ("sse2 avx avx2 bmi2 f16c fma", "avx2"),
+        ("sse2 avx avx2 bmi2 f16c fma avx512f avx512bw avx512dq", "avx2"),
         (AVX512_FLAGS, "avx512"),
         (AVX512_FLAGS + " amx_tile amx_bf16", "avx512"),
     ],
