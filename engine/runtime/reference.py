@@ -1,0 +1,297 @@
+"""Fallback evaluation: one node by the onnx package's reference implementation.
+
+An operator without a kernel of ours runs here, in a segment of its own. It is slow and it holds the
+GIL, but it makes every valid model run. Subgraphs are evaluated node by node by `Interpreter`, not
+by the reference evaluator, whose Loop stacks scan outputs of more than one axis wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TypeProto, defs, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpFunction, OpRun, RuntimeContextError
+from onnx.reference.ops import load_op as load_standard
+from onnx.reference.ops.aionnx_preview import load_op as load_preview
+from onnx.reference.ops.aionnx_preview_training import load_op as load_training
+from onnx.reference.ops.aionnxml import load_op as load_ml
+
+from engine.errors import ModelError, RunError
+from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
+from engine.runtime.control_flow import run_if, run_loop, run_scan, run_sequence_map
+
+_LOADERS: dict[str, Callable[..., Any]] = {
+    "": partial(load_standard, evaluator_cls=ReferenceEvaluator),
+    "ai.onnx.ml": load_ml,
+    "ai.onnx.preview": load_preview,
+    "ai.onnx.preview.training": load_training,
+}
+
+_OWN: dict[str, Callable[..., Any]] = {"Silu": lambda x: x / (1 + np.exp(-x))}
+"""Operators of our domain, by formulas in numpy."""
+
+
+class ReferenceKernel:
+    """One node of the typed graph, ready to be evaluated any number of times.
+
+    `operands` are the values that `run` expects arrays for: the node's inputs, then what its
+    subgraphs capture. Raises ModelError where the operator has no reference implementation.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.operands: list[Value | None] = [*node.inputs, *captures(node)]
+        self._call = _control_flow(node) if subgraphs(node) else _operator(node)
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        """Outputs for the operands' arrays (lists for sequences, None where omitted).
+
+        Outputs have the data types of the node's outputs where those are known. Raises RunError.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                results = self._call(list(arrays))
+        except RunError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(_describe(array) for array in arrays)
+            raise RunError(
+                f"node {self.node.label!r} ({self.node.key}) failed on inputs {shapes}: {error}"
+            ) from error
+        return [
+            _as_declared(result, value)
+            for result, value in zip(results, self.node.outputs, strict=False)
+        ]
+
+
+class Interpreter:
+    """A whole graph, evaluated node by node; for subgraphs and as a test oracle."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._kernels = [ReferenceKernel(node) for node in graph.nodes]
+
+    def run(self, inputs: Sequence[Any], captured: Sequence[Any] = ()) -> list[Any]:
+        """Outputs for the graph's inputs and captures, in their order."""
+        known: dict[int, Any] = {}
+        for value, array in zip(self.graph.captures, captured, strict=True):
+            known[id(value)] = array
+        for value, array in zip(self.graph.inputs, inputs, strict=True):
+            known[id(value)] = array
+
+        def lookup(value: Value | None) -> Any:
+            if value is None:
+                return None
+            return value.data if value.data is not None else known[id(value)]
+
+        for kernel in self._kernels:
+            results = kernel.run([lookup(value) for value in kernel.operands])
+            for value, array in zip(kernel.node.outputs, results, strict=False):
+                known[id(value)] = array
+        return [lookup(value) for value in self.graph.outputs]
+
+
+def captures(node: Node) -> list[Value]:
+    """Values that the subgraphs of a node capture, each once."""
+    found = {id(value): value for graph in subgraphs(node) for value in graph.captures}
+    return list(found.values())
+
+
+def node_proto(node: Node) -> NodeProto:
+    """ONNX form of a node without subgraphs; defaults of its version are written out.
+
+    The reference implementation fills in the defaults of the newest version, which differ for
+    some operators.
+    """
+    proto = NodeProto(op_type=node.op, domain=node.domain, name=node.name)
+    proto.input.extend("" if value is None else f"x{i}" for i, value in enumerate(node.inputs))
+    proto.output.extend(f"y{i}" if value.name else "" for i, value in enumerate(node.outputs))
+    schema = _schema(node)
+    attributes = dict(node.attributes)
+    for name, value in attributes.items():
+        kind = int(schema.attributes[name].type.value) if name in schema.attributes else None
+        proto.attribute.append(_attribute(name, value, kind))
+    for name, attribute in schema.attributes.items():
+        if name not in attributes and attribute.default_value.type:
+            proto.attribute.append(attribute.default_value)
+    return proto
+
+
+def _schema(node: Node) -> defs.OpSchema:
+    try:
+        return defs.get_schema(node.op, node.version, node.domain)
+    except defs.SchemaError:
+        raise ModelError(
+            f"node {node.label!r}: operator {node.key} has neither a kernel nor a reference "
+            "implementation here; export the model with standard ONNX operators"
+        ) from None
+
+
+def _attribute(name: str, value: Any, kind: int | None) -> onnx.AttributeProto:
+    if isinstance(value, np.ndarray):
+        value = numpy_helper.from_array(value)
+    elif isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+        value = [numpy_helper.from_array(item) for item in value]
+    return helper.make_attribute(name, value, attr_type=kind)
+
+
+def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
+    if node.domain == OURS and node.op in _OWN:
+        formula = _OWN[node.op]
+        return lambda arrays: [formula(*arrays)]
+    schema = _schema(node)
+    proto = node_proto(node)
+    load = _LOADERS[node.domain]
+    parameters: dict[str, Any] = {
+        "log": lambda *_: None,
+        "opsets": {node.domain: node.version},
+        "verbose": 0,
+        "new_ops": {},
+        "existing_functions": {},
+        "evaluator_cls": ReferenceEvaluator,
+    }
+    try:
+        return _caller(load(node.domain, node.op, node.version)(proto, parameters))
+    except RuntimeContextError:
+        return _TypedFunction(proto, schema, parameters)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"node {node.label!r}: operator {node.key} (version {node.version}) has no kernel and "
+            f"its reference implementation is not usable: {error}"
+        ) from error
+
+
+def _caller(operator: OpRun) -> Callable[[list[Any]], Sequence[Any]]:
+    if isinstance(operator, OpFunction):
+        count = len(operator.impl_.input_names)
+
+        def call(arrays: list[Any]) -> Sequence[Any]:
+            result: Sequence[Any] = operator.run(*arrays, *[None] * (count - len(arrays)))
+            return result
+
+        return call
+
+    def call_plain(arrays: list[Any]) -> Sequence[Any]:
+        result: Sequence[Any] = operator.run(*arrays)
+        return result
+
+    return call_plain
+
+
+class _TypedFunction:
+    """An operator whose schema defines it as a function that depends on the input types."""
+
+    def __init__(self, proto: NodeProto, schema: defs.OpSchema, parameters: dict[str, Any]) -> None:
+        self._proto = proto
+        self._version = schema.since_version
+        self._parameters = parameters
+        self._bodies: dict[tuple[Any, ...], Callable[[list[Any]], Sequence[Any]]] = {}
+
+    def __call__(self, arrays: list[Any]) -> Sequence[Any]:
+        key = tuple(None if a is None else np.asarray(a).dtype for a in arrays)
+        if key not in self._bodies:
+            types = [
+                TypeProto()
+                if dtype is None
+                else helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), None)
+                for dtype in key
+            ]
+            load = _LOADERS[self._proto.domain]
+            make = load(
+                self._proto.domain,
+                self._proto.op_type,
+                self._version,
+                node=self._proto,
+                input_types=types,
+            )
+            self._bodies[key] = _caller(make(self._proto, self._parameters))
+        return self._bodies[key](arrays)
+
+
+def _control_flow(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
+    own = len(node.inputs)
+    order = [id(value) for value in captures(node)]
+
+    def bind(graph: Graph, interpreter: Interpreter, arrays: list[Any]) -> Any:
+        captured = [arrays[own + order.index(id(value))] for value in graph.captures]
+        return partial(interpreter.run, captured=captured)
+
+    graphs = {k: v for k, v in node.attributes.items() if isinstance(v, Graph)}
+    bodies = {name: Interpreter(graph) for name, graph in graphs.items()}
+
+    def body(name: str, arrays: list[Any]) -> Any:
+        return bind(graphs[name], bodies[name], arrays)
+
+    if node.op == "If" and not node.domain:
+        return lambda arrays: run_if(
+            arrays[:own], body("then_branch", arrays), body("else_branch", arrays)
+        )
+    if node.op == "Loop" and not node.domain:
+        stacked = _row_types(graphs["body"], max(own - 2, 0) + 1)
+        return lambda arrays: run_loop(_padded(arrays[:own], 2), body("body", arrays), stacked)
+    if node.op == "Scan" and not node.domain and node.version >= 9:
+        return _scan(node, own, graphs["body"], partial(body, "body"))
+    if node.op == "SequenceMap" and not node.domain:
+        count = len(node.outputs)
+        return lambda arrays: run_sequence_map(arrays[:own], body("body", arrays), count)
+    raise ModelError(
+        f"node {node.label!r}: operator {node.key} (version {node.version}) with subgraphs is not "
+        "supported; export the model with a newer opset"
+    )
+
+
+def _scan(
+    node: Node, own: int, graph: Graph, body: Callable[[list[Any]], Any]
+) -> Callable[[list[Any]], Sequence[Any]]:
+    scanned = int(node.attributes["num_scan_inputs"])
+    states = own - scanned
+    rows = len(graph.outputs) - states
+    stacked = _row_types(graph, states)
+    input_axes = node.attribute("scan_input_axes", [0] * scanned)
+    input_directions = node.attribute("scan_input_directions", [0] * scanned)
+    output_axes = node.attribute("scan_output_axes", [0] * rows)
+    output_directions = node.attribute("scan_output_directions", [0] * rows)
+    return lambda arrays: run_scan(
+        arrays[:own],
+        body(arrays),
+        scanned,
+        input_axes,
+        input_directions,
+        output_axes,
+        output_directions,
+        stacked,
+    )
+
+
+def _row_types(graph: Graph, skip: int) -> list[tuple[tuple[int, ...], Any]]:
+    """Shape and data type of one row of every scan output; unknown sizes count as 0."""
+    rows: list[tuple[tuple[int, ...], Any]] = []
+    for value in graph.outputs[skip:]:
+        dims = value.shape or ()
+        shape = tuple(d.value if d.is_constant else 0 for d in dims)
+        rows.append((shape, value.dtype or np.dtype(np.float32)))
+    return rows
+
+
+def _padded(arrays: list[Any], count: int) -> list[Any]:
+    return arrays + [None] * (count - len(arrays))
+
+
+def _as_declared(result: Any, value: Value) -> Any:
+    if value.kind != "tensor" or result is None or isinstance(result, list | dict):
+        return result
+    array = np.asarray(result)
+    if value.dtype is not None and array.dtype != value.dtype:
+        return array.astype(value.dtype)
+    return array
+
+
+def _describe(array: Any) -> str:
+    if isinstance(array, np.ndarray):
+        return f"{array.dtype}{list(array.shape)}"
+    return "none" if array is None else type(array).__name__
