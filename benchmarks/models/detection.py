@@ -15,7 +15,7 @@ def pnet() -> onnx.ModelProto:
     Outputs have about half the height and width; the pooling rounds up.
     """
     b = GraphBuilder("pnet", 12)
-    image = ["batch", 3, "height", "width"]
+    image: list[int | str] = ["batch", 3, "height", "width"]
     x = b.input("image", image, sample=image_sample(b.rng, (2, 3, 96, 96)))
     width = 3
     for index, channels in enumerate((10, 16, 32)):

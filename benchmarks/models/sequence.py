@@ -1,5 +1,6 @@
 """Recurrent text classifiers and a multilayer perceptron."""
 
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -29,7 +30,7 @@ def mlp() -> onnx.ModelProto:
     """Four fully connected layers with ReLU between: features [batch, 64] to [batch, 10]."""
     b = GraphBuilder("mlp", 4)
     x = b.input("features", ["batch", MLP_WIDTHS[0]])
-    layers = list(zip(MLP_WIDTHS, MLP_WIDTHS[1:], strict=False))
+    layers = list(itertools.pairwise(MLP_WIDTHS))
     for features in layers[:-1]:
         x = b.op("Relu", gemm(b, x, features, gain=1.4142135))
     b.output("logits", gemm(b, x, layers[-1], gain=1.4142135), ["batch", MLP_WIDTHS[-1]])
