@@ -71,7 +71,13 @@ class KernelSpec:
 
 _FAMILIES: Final[dict[str, Family]] = {}
 
-_MODULES: Final = ("engine.kernels.dot",)
+_MODULES: Final = (
+    "engine.kernels.copy",
+    "engine.kernels.dot",
+    "engine.kernels.halo",
+    "engine.kernels.transpose",
+    "engine.kernels.walker",
+)
 
 
 def register(entry: Family) -> Family:
