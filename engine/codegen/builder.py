@@ -158,8 +158,7 @@ class Variable:
     def __init__(self, k: KernelBuilder, kind: Any) -> None:
         self.k = k
         self.type = kind
-        with k.b.goto_entry_block():
-            self.slot = k.b.alloca(kind)
+        self.slot = k.stack(kind).v
 
     def get(self) -> Val:
         """Current value."""
@@ -287,6 +286,14 @@ class KernelBuilder:
         """Pointer moved by a number of bytes."""
         shift = self.cast_operand(byte_offset, I64)
         return Val(self, self.b.gep(pointer.v, [shift], source_etype=I8))
+
+    def stack(self, kind: Any) -> Val:
+        """Pointer to a stack slot of a type, alive until the function returns."""
+        with self.b.goto_entry_block():
+            slot = self.b.alloca(kind)
+        # llvmlite types the slot by its content; pointers are opaque everywhere else.
+        slot.type = PTR
+        return Val(self, slot)
 
     def load(self, pointer: Val, kind: Any, align: int | None = None) -> Val:
         """Load of a scalar or vector; `align` in bytes, by default that of the element."""

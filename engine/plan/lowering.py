@@ -62,6 +62,7 @@ class Lowering:
     tensors: dict[int, Tensor] = field(default_factory=dict)
     halos: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     dense: dict[int, Tensor] = field(default_factory=dict)
+    threads: int = 1
     node: Node | None = None
 
     def read(self, value: Value | None) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TypeProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpFunction, OpRun, RuntimeContextError
+from onnx.reference.op_run import OpFunction, RuntimeContextError
 from onnx.reference.ops import load_op as load_standard
 from onnx.reference.ops.aionnx_preview import load_op as load_preview
 from onnx.reference.ops.aionnx_preview_training import load_op as load_training
@@ -114,7 +114,7 @@ def node_proto(node: Node) -> NodeProto:
     schema = _schema(node)
     attributes = dict(node.attributes)
     for name, value in attributes.items():
-        kind = int(schema.attributes[name].type.value) if name in schema.attributes else None
+        kind = _type_number(schema.attributes[name]) if name in schema.attributes else None
         proto.attribute.append(_attribute(name, value, kind))
     for name, attribute in schema.attributes.items():
         if name not in attributes and attribute.default_value.type:
@@ -132,6 +132,10 @@ def _schema(node: Node) -> defs.OpSchema:
         ) from None
 
 
+def _type_number(attribute: Any) -> int:
+    return int(attribute.type.value)
+
+
 def _attribute(name: str, value: Any, kind: int | None) -> onnx.AttributeProto:
     if isinstance(value, np.ndarray):
         value = numpy_helper.from_array(value)
@@ -146,7 +150,6 @@ def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
         return lambda arrays: [formula(*arrays)]
     schema = _schema(node)
     proto = node_proto(node)
-    load = _LOADERS[node.domain]
     parameters: dict[str, Any] = {
         "log": lambda *_: None,
         "opsets": {node.domain: node.version},
@@ -156,7 +159,7 @@ def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
         "evaluator_cls": ReferenceEvaluator,
     }
     try:
-        return _caller(load(node.domain, node.op, node.version)(proto, parameters))
+        return _caller(_load(node)(proto, parameters))
     except RuntimeContextError:
         return _TypedFunction(proto, schema, parameters)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -166,21 +169,27 @@ def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
         ) from error
 
 
-def _caller(operator: OpRun) -> Callable[[list[Any]], Sequence[Any]]:
+def _load(node: Node) -> Any:
+    """Class that evaluates the operator: of its version, else the newest.
+
+    Some operators have reference classes for their newer versions only, which accept the inputs
+    and attributes of older ones.
+    """
+    load = _LOADERS[node.domain]
+    try:
+        return load(node.domain, node.op, node.version)
+    except (NotImplementedError, RuntimeContextError):
+        raise
+    except RuntimeError:
+        return load(node.domain, node.op, None)
+
+
+def _caller(operator: Any) -> Callable[[list[Any]], Sequence[Any]]:
+    run: Callable[..., Sequence[Any]] = operator.run
     if isinstance(operator, OpFunction):
         count = len(operator.impl_.input_names)
-
-        def call(arrays: list[Any]) -> Sequence[Any]:
-            result: Sequence[Any] = operator.run(*arrays, *[None] * (count - len(arrays)))
-            return result
-
-        return call
-
-    def call_plain(arrays: list[Any]) -> Sequence[Any]:
-        result: Sequence[Any] = operator.run(*arrays)
-        return result
-
-    return call_plain
+        return lambda arrays: run(*arrays, *[None] * (count - len(arrays)))
+    return lambda arrays: run(*arrays)
 
 
 class _TypedFunction:

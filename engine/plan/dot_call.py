@@ -1,0 +1,208 @@
+"""One call of the dot kernel: axes, K levels and schedule become its parameters.
+
+The arithmetic (order of K, panel width) follows from the node and its per-image shape; the schedule
+(rows, panels and K steps per work item) is free and is chosen here by the cache a block fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from engine.codegen.expression import Expr
+from engine.codegen.kernel import KernelSpec
+from engine.graph.dims import Dim, ceildiv, maximum, minimum
+from engine.kernels import dot
+from engine.plan.lowering import Lowering
+from engine.plan.tensor import ONE, ZERO, Tensor, product
+
+_ROW_BLOCK: Final = 96
+"""Rows per work item: enough that a panel read from the last-level cache is used many times."""
+
+_DEPTH_BLOCK: Final = 1024
+"""Steps of K per pass over a row block: a slice of A (rows x steps) and of the panel then share the
+second-level cache."""
+
+_ITEMS_PER_THREAD: Final = 8
+"""Work items per thread to aim at, so that shares come out even."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How an operand follows the axes of the call: strides in elements, outermost first.
+
+    `rows` has one stride per row axis, `batch` one per batch axis.
+    """
+
+    tensor: Tensor
+    rows: tuple[Dim, ...]
+    batch: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Depth:
+    """K levels of the call, outermost first, with A's strides in elements; k1 is dense."""
+
+    k3: Dim
+    k2: Dim
+    k1: Dim
+    k1_last: Dim
+    a_k3: Dim
+    a_k2: Dim
+
+    @property
+    def size(self) -> Dim:
+        """Steps of K in all."""
+        return ((self.k3 - 1) * self.k1 + self.k1_last) * self.k2
+
+
+def flat_depth(length: Dim) -> Depth:
+    """K of a matrix product as blocks of `_DEPTH_BLOCK`: long sums continue from partial ones."""
+    if length.is_constant and length.value <= _DEPTH_BLOCK:
+        return Depth(ONE, ONE, length, length, ZERO, ZERO)
+    blocks = maximum(ceildiv(length, _DEPTH_BLOCK), 1)
+    step = Dim.of(_DEPTH_BLOCK)
+    return Depth(blocks, ONE, step, length - step * (blocks - 1), step, ZERO)
+
+
+@dataclass(frozen=True)
+class DotCall:
+    """Everything of a dot product but its schedule.
+
+    `rows` and `batch` are the lengths of the row and batch axes (at most three and two, outermost
+    first). `b` holds panels of `vectors` vectors; `b_batch` are its batch strides in elements.
+    `extras` are the epilogue's inputs, each with its access.
+    """
+
+    a: Axes
+    b: Tensor
+    c: Axes
+    rows: tuple[Dim, ...]
+    batch: tuple[Dim, ...]
+    b_batch: tuple[Dim, ...]
+    columns: Dim
+    depth: Depth
+    vectors: int
+    epilogue: Expr | None = None
+    extras: Sequence[tuple[str, Axes]] = field(default=())
+
+
+def emit_dot(low: Lowering, call: DotCall) -> None:
+    """Emit the kernel call, with a schedule for this target."""
+    rows, operands = _merge_rows(call)
+    accesses = [access for access, _ in call.extras]
+    spec = dot.spec(call.vectors, accesses, call.epilogue)
+    width = call.vectors * low.target.lanes()
+    height = low.target.tile_rows(call.vectors)
+    m = product(rows)
+    panels = maximum(ceildiv(call.columns, width), 1)
+    batches = product(call.batch)
+    m_items = maximum(ceildiv(m, _ROW_BLOCK), 1)
+    m_block = maximum(ceildiv(ceildiv(m, m_items), height) * height, height)
+    m_items = ceildiv(m, m_block)
+    wanted = _ITEMS_PER_THREAD * low.threads
+    n_block = maximum(minimum(batches * m_items * panels // wanted, panels), 1)
+    n_items = ceildiv(panels, n_block)
+    depth = call.depth
+    k3_block = _depth_block(depth)
+    flops = m_block * n_block * depth.size * (2 * width)
+    padded = (*(ONE for _ in range(3 - len(rows))), *rows)
+    numbers: dict[str, Dim | int] = {
+        "m": m,
+        "m1": padded[1],
+        "m2": padded[2],
+        "n": call.columns,
+        "k1": depth.k1,
+        "k1_last": depth.k1_last,
+        "k2": depth.k2,
+        "k3": depth.k3,
+        "a_k2": depth.a_k2 * 4,
+        "a_k3": depth.a_k3 * 4,
+        "panel": depth.size * (width * 4),
+        "batch1": call.batch[-1] if call.batch else ONE,
+        "m_block": m_block,
+        "n_block": n_block,
+        "k3_block": k3_block,
+        "m_items": m_items,
+        "n_items": n_items,
+    }
+    tensors = {"b": call.b}
+    _batch_strides(numbers, "b", call.b_batch)
+    names = ["a", "c", *(f"e{i}" for i in range(len(accesses)))]
+    for name, axes in zip(names, operands, strict=True):
+        tensors[name] = axes.tensor
+        _batch_strides(numbers, name, axes.batch)
+        if f"{name}_m0" in spec.layout.fields:
+            strides = (*(ZERO for _ in range(3 - len(axes.rows))), *axes.rows)
+            for axis, stride in enumerate(strides):
+                numbers[f"{name}_m{axis}"] = stride * 4
+    low.call(
+        spec,
+        items=batches * m_items * n_items,
+        cost=flops // _flops_per_ns(low) + 100,
+        scratch=_scratch(spec, low, m_block, n_block),
+        writes="c",
+        **tensors,
+        **numbers,
+    )
+
+
+def _batch_strides(numbers: dict[str, Dim | int], name: str, strides: Sequence[Dim]) -> None:
+    padded = (*(ZERO for _ in range(2 - len(strides))), *strides)
+    for axis, stride in enumerate(padded):
+        numbers[f"{name}_b{axis}"] = stride * 4
+
+
+def _scratch(spec: KernelSpec, low: Lowering, m_block: Dim, n_block: Dim) -> Dim:
+    per_row = 8 * (2 + spec.options["inputs"].count("tile"))
+    width = spec.options["vectors"] * low.target.lanes()
+    rows = m_block + low.target.tile_rows(spec.options["vectors"])
+    return rows * per_row + 64 + rows * n_block * (width * 4)
+
+
+def _depth_block(depth: Depth) -> Dim:
+    step = depth.k1 * depth.k2
+    if step.is_constant:
+        return Dim.of(max(1, _DEPTH_BLOCK // max(1, step.value)))
+    return ONE
+
+
+def _flops_per_ns(low: Lowering) -> int:
+    """Rough speed of a core, to weigh work items against each other and against waking threads."""
+    return 8 * low.target.lanes()
+
+
+def _merge_rows(call: DotCall) -> tuple[tuple[Dim, ...], list[Axes]]:
+    """Row axes merged wherever every operand steps through them evenly."""
+    operands = [call.a, call.c, *(axes for _, axes in call.extras)]
+    followed = [
+        axes
+        for axes, access in zip(operands, ["tile", "tile", *(a for a, _ in call.extras)], strict=True)
+        if access == "tile"
+    ]
+    lengths: list[Dim] = []
+    strides: list[list[Dim]] = []
+    for axis, length in enumerate(call.rows):
+        if length == ONE:
+            continue
+        steps = [axes.rows[axis] for axes in followed]
+        if lengths and all(
+            outer == step * length for outer, step in zip(strides[-1], steps, strict=True)
+        ):
+            lengths[-1] = lengths[-1] * length
+            strides[-1] = steps
+        else:
+            lengths.append(length)
+            strides.append(steps)
+    assert len(lengths) <= 3, "more row axes than the dot kernel steps through"
+    merged = iter(range(len(followed)))
+    result = []
+    for axes in operands:
+        if any(axes is other for other in followed):
+            place = next(merged)
+            rows = tuple(steps[place] for steps in strides)
+            result.append(Axes(axes.tensor, rows, axes.batch))
+        else:
+            result.append(Axes(axes.tensor, (), axes.batch))
+    return tuple(lengths), result

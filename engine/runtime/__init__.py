@@ -1,0 +1,1 @@
+"""Running programs: native gangs of threads, jobs, completion, memory, fallback segments."""

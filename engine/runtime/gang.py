@@ -1,0 +1,241 @@
+"""Gangs: teams of native threads that run jobs from a queue.
+
+The threads are created through pthreads, never hold the GIL and are no Python threads. A gang runs
+one job at a time, with all its threads, in the order of submission. All sessions of a process that
+use the same number of threads share one gang, so models take turns instead of fighting over cores.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import threading
+import time
+import weakref
+from typing import Any, Final
+
+import numpy as np
+
+from engine import cpu
+from engine.codegen.compiler import Compiler
+from engine.codegen.kernel import KernelSpec
+from engine.errors import EngineError
+from engine.runtime.layout import Gang as GangLayout
+from engine.runtime.layout import Job as JobLayout
+from engine.runtime.layout import Member, counter_bytes
+from engine.runtime.memory import Block, address, words
+
+SCRATCH: Final = 64 << 20
+"""Bytes reserved per thread for kernels' scratch; committed only where touched."""
+
+SPIN_CYCLES: Final = 60_000
+"""Longest spin before a thread sleeps: some 25 µs at 2.5 GHz, about the price of a futex sleep and
+wake-up (pure spinning collapses where cores are shared)."""
+
+_CALLER_SPIN: Final = 2_000
+"""Spin of the waiting caller: short, because the gang's threads own the cores."""
+
+_ENTRY: Final = ctypes.CFUNCTYPE(
+    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+)
+
+
+class Native:
+    """The walker's entry points as Python callables; they release the GIL."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        entries = ("gang", "submit", "wait", "inline", "stop")
+        specs = {entry: KernelSpec.of("walker", entry=entry) for entry in entries}
+        found = compiler.functions(specs.values())
+        self.gang_address = found[specs["gang"]]
+        self.submit = _ENTRY(found[specs["submit"]])
+        self.wait = _ENTRY(found[specs["wait"]])
+        self.inline = _ENTRY(found[specs["inline"]])
+        self.stop = _ENTRY(found[specs["stop"]])
+
+
+class Job:
+    """One run of a bound program; reused once every thread of its gang has passed it."""
+
+    def __init__(
+        self,
+        operations: np.ndarray[Any, Any],
+        count: int,
+        parameters: np.ndarray[Any, Any],
+        bases: int,
+        threads: int,
+    ) -> None:
+        self._keep = (operations, parameters)
+        self.bases = words(bases)
+        self.counters = words(counter_bytes(count, threads) // 8)
+        self.words = words(JobLayout.SIZE // 8)
+        self.address = address(self.words)
+        self.ticket = -1
+        self.words[JobLayout.OPS // 8] = address(operations)
+        self.words[JobLayout.COUNT // 8] = count
+        self.words[JobLayout.PARAMETERS // 8] = address(parameters)
+        self.words[JobLayout.BASES // 8] = address(self.bases)
+        self.words[JobLayout.COUNTERS // 8] = address(self.counters)
+        self.words[JobLayout.NOTIFY // 8] = -1
+
+    def notify(self, descriptor: int) -> None:
+        """Write to this eventfd when finished; -1 for none."""
+        self.words[JobLayout.NOTIFY // 8] = descriptor
+
+    @property
+    def finished(self) -> bool:
+        """Whether every operation is done."""
+        return int(self.words[JobLayout.FINISHED // 8]) & 0xFFFFFFFF == 1
+
+    @property
+    def status(self) -> int:
+        """0, or (operation + 1) << 8 | kernel status of the first failure."""
+        return int(self.words[JobLayout.STATUS // 8])
+
+
+class Gang:
+    """`threads` native threads, pinned one to a CPU where they fill the machine's usable CPUs."""
+
+    def __init__(self, native: Native, threads: int) -> None:
+        self.native = native
+        self.threads = threads
+        self._start()
+        _gangs.add(self)
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._arena = Block(1)
+        self._spares: list[tuple[Block, Block]] = []
+        self._memory = words(GangLayout.size(self.threads) // 8)
+        self._memory[GangLayout.THREADS // 8] = self.threads
+        self._memory[GangLayout.SPIN // 8] = SPIN_CYCLES
+        self.address = address(self._memory)
+        first = GangLayout.PASSED // 8
+        self._passed = self._memory[first :: 8][: self.threads]
+        self._scratch = [Block(SCRATCH, huge=False) for _ in range(self.threads)]
+        self._members = [words(Member.SIZE // 8) for _ in range(self.threads)]
+        self._handles: list[ctypes.c_ulong] = []
+        self._stopped = False
+        self._started = False
+
+    def start(self) -> None:
+        """Create the threads; called before the first submission, and again after a fork."""
+        with self._lock:
+            if self._started:
+                return
+            libc = ctypes.CDLL(None)
+            # Signals belong to Python's main thread.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                for index, (member, scratch) in enumerate(
+                    zip(self._members, self._scratch, strict=True)
+                ):
+                    member[Member.GANG // 8] = self.address
+                    member[Member.INDEX // 8] = index
+                    member[Member.SCRATCH // 8] = scratch.address
+                    handle = ctypes.c_ulong()
+                    error = libc.pthread_create(
+                        ctypes.byref(handle),
+                        None,
+                        ctypes.c_void_p(self.native.gang_address),
+                        ctypes.c_void_p(address(member)),
+                    )
+                    if error:
+                        raise EngineError(f"cannot create a thread: {os.strerror(error)}")
+                    self._handles.append(handle)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._started = True
+            self._pin()
+
+    def _pin(self) -> None:
+        cpus = cpu.machine().cpus
+        if len(cpus) != self.threads:
+            return
+        for tid, chosen in zip(self.thread_ids(), cpus, strict=True):
+            os.sched_setaffinity(tid, {chosen})
+
+    def thread_ids(self) -> list[int]:
+        """Kernel thread ids, once every thread has come up."""
+        deadline = time.monotonic() + 10
+        while any(member[Member.TID // 8] == 0 for member in self._members):
+            if time.monotonic() > deadline:
+                raise EngineError("the engine's threads did not start within 10 s")
+            time.sleep(0.0001)
+        return [int(member[Member.TID // 8]) for member in self._members]
+
+    def arena(self, size: int) -> Block:
+        """The gang's arena, grown to at least `size` bytes; jobs keep the block they were given."""
+        if self._arena.size < size:
+            self._arena = Block(size)
+        return self._arena
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; waits where 512 jobs are already queued."""
+        if not self._started:
+            self.start()
+        while (ticket := self.native.submit(self.address, job.address, 0, 0)) < 0:
+            time.sleep(0.0005)
+        job.ticket = ticket
+
+    def passed(self, job: Job) -> bool:
+        """Whether no thread will look at the job again."""
+        return bool(self._passed.min() > job.ticket)
+
+    def run(self, job: Job) -> int:
+        """Run a job to its end without the GIL; returns its status."""
+        self.submit(job)
+        return int(self.native.wait(job.address, None, _CALLER_SPIN, 0))
+
+    def run_inline(self, job: Job, arena: int) -> int:
+        """Run a job on the calling thread; `arena` is the bytes it needs."""
+        try:
+            block, scratch = self._spares.pop()
+        except IndexError:
+            block, scratch = Block(arena), Block(SCRATCH, huge=False)
+        if block.size < arena:
+            block = Block(arena)
+        job.bases[0] = block.address
+        status = int(self.native.inline(job.address, scratch.address, 0, 0))
+        self._spares.append((block, scratch))
+        return status
+
+    def stop(self) -> None:
+        """Let the threads end and wait for them; the job that runs is finished first."""
+        with self._lock:
+            if not self._started or self._stopped:
+                return
+            self._stopped = True
+            self.native.stop(self.address, None, 0, 0)
+            libc = ctypes.CDLL(None)
+            for handle in self._handles:
+                libc.pthread_join(handle, None)
+
+
+_gangs: weakref.WeakSet[Gang] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for gang in list(_gangs):
+        gang.stop()
+
+
+def _after_fork() -> None:
+    # The child has none of the threads: every gang begins afresh at its next job.
+    for gang in list(_gangs):
+        gang._start()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def usable(threads: int | None) -> int:
+    """Number of threads to use: `threads`, or what affinity and control groups allow."""
+    if threads is None:
+        return cpu.machine().threads
+    if threads < 1:
+        raise EngineError(f"threads must be at least 1, got {threads}")
+    return threads

@@ -1,0 +1,43 @@
+"""Memory that kernels run on: aligned, page-backed, returned to the system when dropped."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any, Final
+
+import numpy as np
+
+_HUGE: Final = 2 << 20
+"""Bytes of a huge page on x86-64; smaller blocks do not ask for them."""
+
+
+class Block:
+    """An anonymous mapping of at least `size` bytes, aligned to a page.
+
+    Pages are committed when first touched, so a large reservation costs nothing by itself.
+    """
+
+    def __init__(self, size: int, huge: bool = True) -> None:
+        self.size = max(size, mmap.PAGESIZE)
+        self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if huge and self.size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._view = (ctypes.c_char * self.size).from_buffer(self._map)
+        self.address = ctypes.addressof(self._view)
+
+    def array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The block's bytes; the array keeps the block's mapping alive."""
+        return np.frombuffer(self._map, np.uint8)
+
+
+def words(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Zeroed int64 words that start on a cache line."""
+    raw = np.zeros(count + 8, np.int64)
+    skip = -(address(raw) // 8) % 8
+    return raw[skip : skip + count]
+
+
+def address(array: np.ndarray[Any, Any]) -> int:
+    """Address of an array's first element."""
+    return int(array.__array_interface__["data"][0])
