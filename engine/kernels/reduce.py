@@ -130,22 +130,13 @@ class _Reduce:
 
     def stretch(self, step: str, pointer: Val, length: Val, peak: Val | None) -> Val:
         """Accumulator vector of contiguous elements."""
-        k, lanes = self.k, self.lanes
-        totals = [k.variable(self.identity(step, lanes)) for _ in range(_VECTORS)]
-
-        def body(part: Part) -> None:
-            for vector in range(part.vectors):
-                previous = totals[vector].get()
-                entered = self.enter(step, previous, part.load(pointer, vector), peak)
-                totals[vector].set(part.keep(entered, previous))
-
-        lanes.sweep(length, _VECTORS, body)
-        sums = [total.get() for total in totals]
-        while len(sums) > 1:
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [self.merge(step, a, b) for a, b in pairs]
-        return sums[0]
+        return self.lanes.accumulate(
+            length,
+            _VECTORS,
+            self.identity(step, self.lanes),
+            lambda total, part, vector: self.enter(step, total, part.load(pointer, vector), peak),
+            lambda a, b: self.merge(step, a, b),
+        )
 
     def columns(self) -> str:
         """IR text of the ``columns`` pattern."""

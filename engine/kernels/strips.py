@@ -15,6 +15,7 @@ import numpy as np
 from engine.codegen.builder import TYPES, KernelBuilder, Operand, Val, is_float
 
 Combine = Callable[[Val, Val], Val]
+"""Accumulator of two accumulators."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,31 @@ class Lanes:
             with k.when(start.get() < length):
                 mask = k.mask(length - start.get(), self.count)
                 body(Part(self, start.get(), 1, mask))
+
+    def accumulate(
+        self,
+        length: Val,
+        vectors: int,
+        initial: Val,
+        enter: Callable[[Val, Part, int], Val],
+        merge: Combine,
+    ) -> Val:
+        """One accumulator vector over elements [0, length), kept as `vectors` independent ones.
+
+        ``enter(total, part, vector)`` gives an accumulator after one more vector of elements; lanes
+        behind the end of the strip are left alone. At the end the accumulators are merged by
+        halves.
+        """
+        totals = [self.k.variable(initial) for _ in range(vectors)]
+
+        def body(part: Part) -> None:
+            for vector in range(part.vectors):
+                previous = totals[vector].get()
+                totals[vector].set(part.keep(enter(previous, part, vector), previous))
+
+        self.sweep(length, vectors, body)
+        sums = [total.get() for total in totals]
+        while len(sums) > 1:
+            half = len(sums) // 2
+            sums = [merge(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+        return sums[0]
