@@ -56,7 +56,9 @@ def solve(fit: Fit, fixed: Array) -> tuple[Array, float]:
         error = np.abs(rest - basis[:, known:] @ solution) * weight
         if error.max() < least:
             best, least = solution, float(error.max())
-        lawson *= error
+        lawson *= error / error.max()
+        if not lawson.sum() > 0:
+            break
         lawson /= lawson.sum()
     return np.concatenate([fixed, best / powers[known:]]), least
 
@@ -64,9 +66,10 @@ def solve(fit: Fit, fixed: Array) -> tuple[Array, float]:
 def rounded(fit: Fit) -> tuple[Array, float]:
     """Coefficients representable in the storage format, and the largest weighted error."""
     fixed = np.zeros(0)
-    for index in range(fit.degree + 1):
-        coefficients, error = solve(fit, fixed)
+    for index in range(fit.degree + 1 if fit.dtype is np.float32 else 1):
+        coefficients, _ = solve(fit, fixed)
         fixed = np.append(fixed, float(fit.dtype(coefficients[index])))
+    fixed = np.append(fixed, coefficients[len(fixed) :])
     nodes = np.linspace(fit.low, fit.high, 100_001)
     powers = nodes[:, None] ** np.arange(fit.degree + 1)
     with np.errstate(all="ignore"):
@@ -77,7 +80,7 @@ def rounded(fit: Fit) -> tuple[Array, float]:
 def exp_tail(x: Array) -> Array:
     """``(exp(x) - 1 - x) / x**2`` as a series, free of cancellation."""
     terms = [x**n / math.factorial(n + 2) for n in range(16)]
-    return np.sum(terms, axis=0)
+    return np.asarray(np.sum(terms, axis=0))
 
 
 def log_tail(x: Array) -> Array:
@@ -85,23 +88,23 @@ def log_tail(x: Array) -> Array:
     series = np.sum([(-x) ** n / (n + 3) for n in range(60)], axis=0)
     with np.errstate(all="ignore"):
         direct = (np.log1p(x) - x + x * x / 2) / x**3
-    return np.where(np.abs(x) < 0.3, series, direct)
+    return np.asarray(np.where(np.abs(x) < 0.3, series, direct))
 
 
 def log2_ratio(x: Array) -> Array:
     """``log2((1 + s) / (1 - s)) / s`` at ``s = sqrt(x)``."""
-    return np.sum([2 / math.log(2) * x**n / (2 * n + 1) for n in range(30)], axis=0)
+    return np.asarray(np.sum([2 / math.log(2) * x**n / (2 * n + 1) for n in range(30)], axis=0))
 
 
 def exp2_direct(x: Array) -> Array:
     """``2**x``."""
-    return np.exp2(x)
+    return np.asarray(np.exp2(x))
 
 
 def erf_series(x: Array) -> Array:
     """``erf(s) / s - 1`` at ``s = sqrt(x)``, by the Maclaurin series."""
     terms = [(-x) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(40)]
-    return 2 / math.sqrt(math.pi) * np.sum(terms, axis=0) - 1
+    return np.asarray(2 / math.sqrt(math.pi) * np.sum(terms, axis=0) - 1)
 
 
 def log_erfc(x: Array) -> Array:
@@ -111,12 +114,16 @@ def log_erfc(x: Array) -> Array:
 
 def sine_tail(x: Array) -> Array:
     """``(sin(s) / s - 1) / x`` at ``s = sqrt(x)``."""
-    return np.sum([(-1) ** (n + 1) * x**n / math.factorial(2 * n + 3) for n in range(12)], axis=0)
+    return np.asarray(
+        np.sum([(-1) ** (n + 1) * x**n / math.factorial(2 * n + 3) for n in range(12)], axis=0)
+    )
 
 
 def cosine_tail(x: Array) -> Array:
     """``(cos(s) - 1 + x / 2) / x**2`` at ``s = sqrt(x)``."""
-    return np.sum([(-1) ** n * x**n / math.factorial(2 * n + 4) for n in range(12)], axis=0)
+    return np.asarray(
+        np.sum([(-1) ** n * x**n / math.factorial(2 * n + 4) for n in range(12)], axis=0)
+    )
 
 
 def ones(x: Array) -> Array:
@@ -129,12 +136,12 @@ QUARTER = (math.pi / 4 * 1.01) ** 2
 FITS = (
     Fit("EXP", exp_tail, lambda x: x * x, 4, -HALF_LN2, HALF_LN2),
     Fit("LOG", log_tail, lambda x: x * x, 8, math.sqrt(0.5) - 1, math.sqrt(2) - 1),
-    Fit("ERF", erf_series, lambda x: np.sqrt(x) / np.maximum(np.sqrt(x) / 2, 0.05), 6, 0.0, 0.87),
-    Fit("ERFC", log_erfc, lambda x: np.exp(log_erfc(x)), 8, 0.92, 4.0),
+    Fit("ERF", erf_series, lambda x: np.sqrt(x) / np.maximum(np.sqrt(x) / 2, 0.05), 5, 0.0, 0.87),
+    Fit("ERFC", log_erfc, lambda x: np.exp(log_erfc(x)), 6, 0.92, 4.0),
     Fit("SIN", sine_tail, lambda x: x, 2, 0.0, QUARTER),
     Fit("COS", cosine_tail, lambda x: x * x, 2, 0.0, QUARTER),
-    Fit("LOG2_WIDE", log2_ratio, ones, 7, 0.0, 0.0295, np.float64),
-    Fit("EXP2_WIDE", exp2_direct, ones, 7, -0.505, 0.505, np.float64),
+    Fit("LOG2_WIDE", log2_ratio, ones, 5, 0.0, 0.0295, np.float64),
+    Fit("EXP2_WIDE", exp2_direct, ones, 6, -0.505, 0.505, np.float64),
 )
 
 
