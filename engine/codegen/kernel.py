@@ -75,6 +75,9 @@ _MODULES: Final = (
     "engine.kernels.copy",
     "engine.kernels.dot",
     "engine.kernels.halo",
+    "engine.kernels.pool",
+    "engine.kernels.reduce",
+    "engine.kernels.softmax",
     "engine.kernels.transpose",
     "engine.kernels.walker",
 )

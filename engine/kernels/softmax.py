@@ -2,8 +2,8 @@
 
 Data is a contiguous [outer, length, inner]. With the pattern ``rows`` inner is 1, a work item is
 one row and the row is vectorised; with ``columns`` the inner axis is vectorised and a work item is
-a strip of `strip_width` columns. Three passes: maximum; exponentials relative to it, with their sum;
-scaling. The exponentials wait in the output, which is in L1 for all but the longest rows.
+a strip of `strip_width` columns. Three passes: maximum; exponentials relative to it, with their
+sum; scaling. The exponentials wait in the output, which is in L1 for all but the longest rows.
 """
 
 from __future__ import annotations
