@@ -74,6 +74,7 @@ _FAMILIES: Final[dict[str, Family]] = {}
 _MODULES: Final = (
     "engine.kernels.copy",
     "engine.kernels.dot",
+    "engine.kernels.elementwise",
     "engine.kernels.halo",
     "engine.kernels.pool",
     "engine.kernels.reduce",

@@ -44,11 +44,6 @@ def from_node(node: Node) -> Expr | str:
     return result
 
 
-def is_elementwise(node: Node) -> bool:
-    """Whether the operator is of a kind that `from_node` knows."""
-    return node.key in _RULES
-
-
 def _operand(node: Node, index: int, value: Value | None) -> Expr:
     if value is None:
         # Omitted optional inputs are looked at by their rules through `node.input`.
@@ -389,3 +384,7 @@ def _constant_power(x: Expr, exponent: float) -> Expr | None:
         root = Expr.of("select", infinite, _same(x, math.inf), root)
         return root if exponent > 0 else Expr.of("reciprocal", root)
     return None
+
+
+ELEMENTWISE_OPERATORS: Final = tuple(_RULES)
+"""Keys of the operators that `from_node` knows."""

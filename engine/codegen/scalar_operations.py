@@ -272,7 +272,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
 """Every operation by name."""
 
 FLOAT32_ONLY: Final = frozenset(
-    ("exp", "expm1", "log", "log1p", "softplus", "sigmoid", "tanh", "erf", "pow")
-    + ("sin", "cos", "tan")
+    {"exp", "expm1", "log", "log1p", "softplus", "sigmoid", "tanh", "erf", "pow"}
+    | {"sin", "cos", "tan"}
 )
 """Operations that exist for float32 alone."""

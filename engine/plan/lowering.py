@@ -194,6 +194,7 @@ _REGISTRY: Final[dict[str, Lower]] = {}
 _MODULES: Final = (
     "engine.plan.lower.copies",
     "engine.plan.lower.dot",
+    "engine.plan.lower.elementwise",
     "engine.plan.lower.pooling",
     "engine.plan.lower.reduction",
     "engine.plan.lower.softmax",
