@@ -81,7 +81,7 @@ class OpenVINO:
     def __init__(self, model: Path, setup: EngineSetup, precision: str = "f32") -> None:
         if setup.isa is not None:
             # Read when the plugin's library is loaded, that is before the import.
-            os.environ["ONEDNN_MAX_CPU_ISA"] = _ONEDNN_LEVELS[setup.isa]
+            os.environ["ONEDNN_MAX_CPU_ISA"] = MASKS[setup.isa]
         import openvino
 
         core = openvino.Core()
@@ -103,7 +103,8 @@ class OpenVINO:
         return dict(zip(self._names, results.to_tuple(), strict=True))
 
 
-_ONEDNN_LEVELS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
+# The engine's names for masks, with oneDNN's.
+MASKS = {"baseline": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 _FACTORIES: Mapping[str, Callable[[Path, EngineSetup], Engine]] = {
     "packhorse": Packhorse,
     "onnxruntime": Onnxruntime,

@@ -1,14 +1,17 @@
 """Counts the arithmetic that a model's dot products need at given shapes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import shape_inference
+from onnx import defs, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
-# Larger initializers cannot be shapes or indices; inference needs only their own shape.
-_KEEP_ELEMENTS = 1024
+# Larger tensors cannot be shapes or indices; inference needs only their own shape.
+_SMALL = 1024
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 Shape = tuple[int, ...]
@@ -23,53 +26,77 @@ class FlopCounter:
 
     def __init__(self, model: onnx.ModelProto | Path) -> None:
         source = onnx.load(model) if isinstance(model, Path) else model
-        self._skeleton = _without_weights(source)
+        graph = source.graph
+        self._nodes = list(graph.node)
+        self._opsets = list(source.opset_import)
+        self._ir_version = source.ir_version
+        self._version = next(entry.version for entry in self._opsets if not entry.domain)
+        self._weights = {
+            tensor.name: helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+            for tensor in graph.initializer
+        }
+        self._constants = {
+            tensor.name: tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL
+        }
+        self._inputs = [value for value in graph.input if value.name not in self._weights]
 
     def count(self, dims: Mapping[str, int]) -> int:
         """Operations of one call with the symbolic dims of the inputs bound to `dims`.
 
         Raises ValueError where a shape cannot be inferred.
         """
-        bound = onnx.ModelProto()
-        bound.CopyFrom(self._skeleton)
-        for value in bound.graph.input:
-            for dim in value.type.tensor_type.shape.dim:
+        types = dict(self._weights)
+        for value in self._inputs:
+            bound = onnx.TypeProto()
+            bound.CopyFrom(value.type)
+            for dim in bound.tensor_type.shape.dim:
                 if dim.dim_param:
                     dim.dim_value = dims[dim.dim_param]
-        inferred = shape_inference.infer_shapes(bound, data_prop=True)
-        shapes: dict[str, Shape] = {
-            tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer
+            types[value.name] = bound
+        constants = dict(self._constants)
+        for node in self._nodes:
+            self._infer(node, types, constants)
+        shapes = {
+            name: shape for name, kind in types.items() if (shape := _shape(kind)) is not None
         }
-        for values in (inferred.graph.input, inferred.graph.value_info, inferred.graph.output):
-            shapes.update({value.name: shape for value in values if (shape := _shape(value))})
-        return sum(_node_flops(node, shapes) for node in inferred.graph.node)
+        return sum(_node_flops(node, shapes) for node in self._nodes)
 
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    skeleton = onnx.ModelProto(ir_version=model.ir_version)
-    skeleton.opset_import.extend(model.opset_import)
-    graph = skeleton.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    names = {tensor.name for tensor in model.graph.initializer}
-    graph.input.extend(value for value in model.graph.input if value.name not in names)
-    for value in model.graph.output:
-        element = value.type.tensor_type.elem_type
-        graph.output.append(onnx.helper.make_tensor_value_info(value.name, element, None))
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _KEEP_ELEMENTS:
-            graph.initializer.append(tensor)
+    def _infer(
+        self,
+        node: onnx.NodeProto,
+        types: dict[str, onnx.TypeProto],
+        constants: dict[str, onnx.TensorProto],
+    ) -> None:
+        """Add the types of a node's outputs, and their values where the inputs' are known."""
+        names = [name for name in node.input if name]
+        types.update(
+            shape_inference.infer_node_outputs(
+                defs.get_schema(node.op_type, self._version, node.domain),
+                node,
+                {name: types[name] for name in names},
+                {name: constants[name] for name in names if name in constants},
+                opset_imports=self._opsets,
+                ir_version=self._ir_version,
+            )
+        )
+        if node.op_type == "Shape" and (shape := _shape(types[names[0]])) is not None:
+            values: Sequence[Any] = [np.array(shape, np.int64)]
+        elif names and all(name in constants for name in names):
+            feeds = {name: numpy_helper.to_array(constants[name]) for name in names}
+            values = list(ReferenceEvaluator(node, opsets={"": self._version}).run(None, feeds))
         else:
-            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            graph.input.append(info)
-    return skeleton
+            return
+        for name, value in zip(node.output, values, strict=True):
+            if value.size <= _SMALL:
+                constants[name] = numpy_helper.from_array(value, name)
 
 
-def _shape(value: onnx.ValueInfoProto) -> Shape | None:
-    dims = value.type.tensor_type.shape.dim
-    if not all(dim.HasField("dim_value") for dim in dims):
+def _shape(kind: onnx.TypeProto) -> Shape | None:
+    tensor = kind.tensor_type
+    known = all(dim.HasField("dim_value") for dim in tensor.shape.dim)
+    if not tensor.HasField("shape") or not known:
         return None
-    return tuple(dim.dim_value for dim in dims)
+    return tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
 def _node_flops(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:

@@ -27,12 +27,18 @@ class Remote:
         self._process.start()
         theirs.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.is_alive()
+
     def call(self, method: str, *arguments: Any) -> Any:
         """Result of `method` of the remote object."""
         try:
             self._connection.send((method, arguments))
             if not self._connection.poll(self._timeout):
                 self._process.kill()
+                self._process.join()
                 raise RemoteError(f"no answer to {method!r} within {self._timeout:g} s")
             failed, value = self._connection.recv()
         except (EOFError, OSError):

@@ -1,6 +1,6 @@
 """Results as data: what the JSON files hold, with units in the field descriptions."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,12 +30,24 @@ class Bandwidth(Record):
     all_cores: float = Field(description="GB/s of all usable cores at once")
 
 
+Rate = TypeVar("Rate", Peak, Bandwidth)
+
+
 class Limits(Record):
     """What the machine can do at most."""
 
     cpus: int
     peaks: list[Peak]
     bandwidths: list[Bandwidth]
+
+    def best(self, other: "Limits") -> "Limits":
+        """The higher figure of two measurements of one machine, row by row."""
+        peaks = [
+            _higher(mine, theirs) for mine, theirs in zip(self.peaks, other.peaks, strict=True)
+        ]
+        pairs = zip(self.bandwidths, other.bandwidths, strict=True)
+        bandwidths = [_higher(mine, theirs) for mine, theirs in pairs]
+        return self.model_copy(update={"peaks": peaks, "bandwidths": bandwidths})
 
     def fp32_peak(self, threads: int, level: str | None = None) -> float:
         """GFLOP/s that `threads` cores reach with the best set, or with the best up to `level`."""
@@ -45,6 +57,11 @@ class Limits(Record):
             rows = rows[: order.index(level) + 1] if level in order else rows
         best = max(rows, key=lambda peak: peak.core)
         return best.all_cores if threads >= self.cpus else threads * best.core
+
+
+def _higher(mine: Rate, theirs: Rate) -> Rate:
+    core, every = max(mine.core, theirs.core), max(mine.all_cores, theirs.all_cores)
+    return mine.model_copy(update={"core": core, "all_cores": every})
 
 
 class CacheSize(Record):
@@ -99,6 +116,9 @@ class CaseResult(Record):
     dims: dict[str, int]
     threads: int
     gflop: float = Field(description="1e9 operations of dot products, counted directly")
+    core_speed: float = Field(
+        description="fp32 GFLOP/s of one core just before or just after, whichever is lower"
+    )
     latencies: list[Latency]
 
     def minimum(self, engine: str) -> float | None:
@@ -125,6 +145,13 @@ class PeersReport(Record):
     notes: list[str]
     cases: list[CaseResult]
     loadings: list[Loading]
+
+
+class RooflineReport(Record):
+    """Everything that one run of `python -m benchmarks.roofline` found."""
+
+    provenance: Provenance
+    limits: Limits
 
 
 class StartupResult(Record):

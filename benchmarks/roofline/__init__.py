@@ -1,5 +1,5 @@
 """What the machine can do at most: arithmetic peaks and read bandwidths, measured."""
 
-from benchmarks.roofline.measurement import QUICK, Effort, measure
+from benchmarks.roofline.measurement import QUICK, Effort, Meter
 
-__all__ = ["QUICK", "Effort", "measure"]
+__all__ = ["QUICK", "Effort", "Meter"]

@@ -43,20 +43,38 @@ class Effort:
 QUICK = Effort(run_seconds=0.005, runs=2)
 
 
-def measure(effort: Effort) -> Limits:
-    """Arithmetic peaks and read bandwidths of the CPUs that this process may use."""
-    features = host_features()
-    cpus = usable_cpus()
-    peaks = [
-        _peak(isa, cpus, effort)
-        for isa in available(features)
-        if not isa.uses_tiles or _request_tiles()
-    ]
-    bandwidths = [
-        _bandwidth(level, size, cpus, effort, *widest_lanes(features))
-        for level, size in working_sets(caches(cpus[0]), len(cpus))
-    ]
-    return Limits(cpus=len(cpus), peaks=peaks, bandwidths=bandwidths)
+class Meter:
+    """Measures this machine with a given effort."""
+
+    def __init__(self, effort: Effort) -> None:
+        self._effort = effort
+        self._probe: tuple[InstructionSet, CompiledLoop] | None = None
+
+    def measure(self) -> Limits:
+        """Arithmetic peaks and read bandwidths of the CPUs that this process may use."""
+        features = host_features()
+        cpus = usable_cpus()
+        peaks = [
+            _peak(isa, cpus, self._effort)
+            for isa in available(features)
+            if not isa.uses_tiles or _request_tiles()
+        ]
+        bandwidths = [
+            _bandwidth(level, size, cpus, self._effort, *widest_lanes(features))
+            for level, size in working_sets(caches(cpus[0]), len(cpus))
+        ]
+        return Limits(cpus=len(cpus), peaks=peaks, bandwidths=bandwidths)
+
+    def fp32_core(self) -> float:
+        """GFLOP/s of the first usable core now, by its widest fp32 set.
+
+        A neighbour on the same physical core does not show in the load average, but here.
+        """
+        if self._probe is None:
+            sets = [isa for isa in available(host_features()) if isa.kind == "fp32"]
+            self._probe = sets[-1], CompiledLoop(sets[-1].loop(), _TARGET_CPU, sets[-1].features)
+        isa, loop = self._probe
+        return _rate(loop, lambda: _operands(isa), usable_cpus()[:1], QUICK)
 
 
 def working_sets(levels: Sequence[Cache], cpus: int) -> list[tuple[str, int]]:

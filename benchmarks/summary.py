@@ -1,0 +1,70 @@
+"""Ratios and means over the cases of a comparison."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks import engines
+from benchmarks.results import CaseResult
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    """Geometric mean of positive values; None for no values."""
+    logarithms = [math.log(value) for value in values]
+    return math.exp(math.fsum(logarithms) / len(logarithms)) if logarithms else None
+
+
+def fastest_peer(case: CaseResult) -> float | None:
+    """Best seconds of the fp32 peers on a case."""
+    times = [time for peer in engines.FP32_PEERS if (time := case.minimum(peer)) is not None]
+    return min(times, default=None)
+
+
+def speedup(case: CaseResult) -> float | None:
+    """Time of the faster fp32 peer over ours: above 1 means that we are faster."""
+    ours, theirs = case.minimum(engines.OURS), fastest_peer(case)
+    return None if ours is None or theirs is None else theirs / ours
+
+
+def scaling(cases: Sequence[CaseResult], case: CaseResult, engine: str) -> float | None:
+    """Time of an engine on one thread over its time on the case's number of threads."""
+    for other in cases:
+        if other.threads == 1 and (other.model, other.dims) == (case.model, case.dims):
+            one, many = other.minimum(engine), case.minimum(engine)
+            return None if one is None or many is None else one / many
+    return None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Geometric means of speed-ups over one group of cases; None where nothing was measured."""
+
+    label: str
+    cases: int
+    over_fastest: float | None
+    over_peer: dict[str, float | None]
+    worst: float | None
+
+
+def means(cases: Sequence[CaseResult]) -> list[Mean]:
+    """Speed-ups over all cases, by number of threads, at batch 1, and by model."""
+    groups = [("all cases", list(cases))]
+    threads = sorted({case.threads for case in cases})
+    groups += [(f"threads {n}", [case for case in cases if case.threads == n]) for n in threads]
+    groups.append(("batch 1", [case for case in cases if case.dims["batch"] == 1]))
+    titles = dict.fromkeys(case.title for case in cases)
+    groups += [(title, [case for case in cases if case.title == title]) for title in titles]
+    return [_mean(label, members) for label, members in groups if members]
+
+
+def _mean(label: str, cases: Sequence[CaseResult]) -> Mean:
+    speedups = [value for case in cases if (value := speedup(case)) is not None]
+    over_peer = {}
+    for peer in engines.FP32_PEERS:
+        pairs = [(case.minimum(peer), case.minimum(engines.OURS)) for case in cases]
+        over_peer[peer] = geometric_mean(
+            theirs / ours for theirs, ours in pairs if theirs is not None and ours is not None
+        )
+    return Mean(
+        label, len(speedups), geometric_mean(speedups), over_peer, min(speedups, default=None)
+    )

@@ -1,0 +1,200 @@
+"""Results as text: the header that every benchmark prints, and the tables."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks import engines
+from benchmarks.results import CaseResult, Latency, Limits, Loading, Provenance
+from benchmarks.summary import means, scaling, speedup
+
+WIDTH = 150
+STEADY = 0.93
+
+
+def console() -> Console:
+    """A console that is wide enough for the tables also where output goes to a file."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=WIDTH)
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it: "3.21 µs", "12.4 ms", "1.05 s"."""
+    if seconds is None:
+        return "-"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale or unit == "µs":
+            return (
+                f"{seconds / scale:.3g} {unit}" if seconds < 999.5 * scale else f"{seconds:.0f} s"
+            )
+    raise AssertionError
+
+
+def size(count: int) -> str:
+    """A number of bytes: "32 KiB", "1.5 MiB"."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} GiB"
+
+
+def ratio(value: float | None) -> str:
+    """A speed-up: "1.31x"."""
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def grid(title: str, *columns: str, left: int = 1) -> Table:
+    """An empty table whose first `left` columns are text and the others figures."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=index < left)
+    return table
+
+
+def show_provenance(out: Console, provenance: Provenance) -> None:
+    """Print where, when and with what, and a warning where figures cannot be trusted."""
+    revision = provenance.commit or "no commit"
+    cache_sizes = ", ".join(
+        f"L{cache.level} {size(cache.size)}" + (f" per {cache.shared_by}" * (cache.shared_by > 1))
+        for cache in provenance.caches
+    )
+    rows = (
+        ("date", provenance.date),
+        ("command", provenance.command),
+        ("commit", revision + (" with local changes" if provenance.modified else "")),
+        ("CPU", f"{provenance.cpu}, {provenance.cpus} usable, {', '.join(provenance.features)}"),
+        ("caches", cache_sizes or "not reported"),
+        ("memory", f"{size(provenance.memory)}, Linux {provenance.kernel}"),
+        ("versions", ", ".join(f"{name} {text}" for name, text in provenance.versions.items())),
+        (
+            "load",
+            f"average {' '.join(f'{value:.2f}' for value in provenance.load_average)}, "
+            f"{percent(provenance.busy_share)} of CPU time in use before the run",
+        ),
+    )
+    table = Table.grid(padding=(0, 2))
+    for label, text in rows:
+        table.add_row(f"[bold]{label}[/bold]", text)
+    out.print(table)
+    if not provenance.quiet:
+        out.print("[bold yellow]The machine is not quiet: do not trust these times.[/]")
+
+
+def show_limits(out: Console, limits: Limits) -> None:
+    """Print the measured machine."""
+    peaks = grid("Arithmetic peak, 1e9 operations/s", "set", "type", "1 core", "all cores", left=2)
+    for peak in limits.peaks:
+        peaks.add_row(peak.name, peak.kind, f"{peak.core:.0f}", f"{peak.all_cores:.0f}")
+    reads = grid("Read bandwidth, GB/s", "level", "bytes per core", "1 core", "all cores")
+    for row in limits.bandwidths:
+        figures = (f"{row.core:.0f}", f"{row.all_cores:.0f}")
+        reads.add_row(row.level, size(row.working_set), *figures)
+    both = Table.grid(padding=(0, 4))
+    both.add_row(peaks, reads)
+    out.print(both)
+
+
+def show_cases(out: Console, cases: Sequence[CaseResult]) -> None:
+    """Print one row per engine of every case."""
+    table = grid(
+        "Latency (speed-up: faster fp32 peer over ours, by minima)",
+        *("model", "case", "threads", "engine", "minimum", "median", "GFLOP/s", "of peak"),
+        *("vs 1 thread", "error/allowed", "speed-up"),
+        left=4,
+    )
+    best = max((case.core_speed for case in cases), default=0.0)
+    for case in cases:
+        for index, row in enumerate(case.latencies):
+            mark = "!" if case.core_speed < STEADY * best else ""
+            threads = f"{case.threads}{mark}"
+            head = (case.title, case.case, threads) if not index else ("", "", "")
+            gain = speedup(case) if row.engine == engines.OURS else None
+            table.add_row(*head, *_latency(row), *_comparison(cases, case, row, gain))
+        table.add_section()
+    out.print(table)
+
+
+def show_means(out: Console, cases: Sequence[CaseResult]) -> None:
+    """Print geometric means of our speed-ups."""
+    columns = (f"over {peer}" for peer in engines.FP32_PEERS)
+    table = grid(
+        "Speed-up, geometric means", "group", "cases", "over the faster", *columns, "worst case"
+    )
+    for mean in means(cases):
+        peers = (ratio(mean.over_peer[peer]) for peer in engines.FP32_PEERS)
+        figures = (ratio(mean.over_fastest), *peers, ratio(mean.worst))
+        table.add_row(mean.label, str(mean.cases), *figures)
+    out.print(table)
+
+
+def show_loadings(out: Console, loadings: Iterable[Loading]) -> None:
+    """Print seconds and resident memory of loading each model."""
+    table = grid(
+        "Loading, up to and with one small call",
+        *("model", "engine", "threads", "time", "resident", "of file size"),
+        left=2,
+    )
+    for row in loadings:
+        share = row.resident / row.file_size if row.file_size >= 1 << 20 else None
+        figures = (duration(row.seconds), size(row.resident), ratio(share))
+        table.add_row(row.model, row.engine, str(row.threads), *figures)
+    out.print(table)
+
+
+def show_failures(out: Console, cases: Iterable[CaseResult]) -> None:
+    """Print every reason why an engine has no figures, or wrong outputs, once with its cases."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        for row in case.latencies:
+            if row.failure is not None:
+                place = f"{case.title} {case.case} ({case.threads})"
+                places.setdefault((row.engine, " ".join(row.failure.split())), []).append(place)
+    for (engine, reason), where in places.items():
+        more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+        out.print(f"[red]{engine}[/] at {', '.join(where[:3])}{more}: {escape(reason)}")
+
+
+def show_drift(out: Console, cases: Sequence[CaseResult]) -> None:
+    """Print how steady the machine was, and which cases met it at less than its full speed."""
+    best = max((case.core_speed for case in cases), default=0.0)
+    slow = [case for case in cases if case.core_speed < STEADY * best]
+    if not slow:
+        out.print(f"The machine was steady: every probe within {percent(1 - STEADY)} of the best.")
+        return
+    lowest = min(case.core_speed for case in slow)
+    out.print(
+        f"[bold yellow]The machine was not steady:[/] around {len(slow)} of {len(cases)} cases a "
+        f"core ran below {percent(STEADY)} of its best speed (lowest {percent(lowest / best)}); "
+        "these are marked ! in the table."
+    )
+
+
+def _latency(row: Latency) -> tuple[str, ...]:
+    if row.minimum is None:
+        return row.engine, "[red]failed[/]", "", "", ""
+    return (
+        row.engine,
+        duration(row.minimum),
+        duration(row.median),
+        "-" if row.gflops is None else f"{row.gflops:.1f}",
+        percent(row.peak_share),
+    )
+
+
+def _comparison(
+    cases: Sequence[CaseResult], case: CaseResult, row: Latency, gain: float | None
+) -> tuple[str, str, str]:
+    against_one = scaling(cases, case, row.engine) if case.threads > 1 else None
+    error = "-" if row.tolerance_used is None else f"{row.tolerance_used:.2g}"
+    if row.minimum is not None and row.failure is not None:
+        error = f"[red]{error} wrong[/]"
+    return ratio(against_one), error, "" if gain is None else f"[bold]{ratio(gain)}[/]"
