@@ -1,9 +1,10 @@
 """Conversion of a checked model file into the typed graph.
 
 Names become objects here: every scope of the file (graph, subgraph, function body) resolves its
-names to values, a read from an outer graph is recorded as a capture, initialisers and Constant
-nodes become constant values, and calls of model-local functions are expanded in place. Value names
-are unique in the whole result; the main graph keeps the names of the file.
+names to values, a read from an outer graph is recorded as a capture (unless the value is a
+constant, which belongs to no graph), initialisers and Constant nodes become constant values, and
+calls of model-local functions are expanded in place. Value names are unique in the whole result;
+the main graph keeps the names of the file.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ class _Scope:
             value = self.parent.find(name)
             self.values[name] = value
             captures = self.graph.captures
-            if value is not None and all(captured is not value for captured in captures):
-                captures.append(value)
+            if value is None or value.is_constant or any(v is value for v in captures):
+                return value
+            captures.append(value)
         return self.values[name]
 
 
@@ -137,8 +139,7 @@ class Converter:
         assert value is not None, name
         if scope.main and value.name != name:
             copy = Value(name, value.dtype, value.shape, kind=value.kind)
-            version = 1 if value.kind == "tensor" else 16
-            copy.producer = Node("Identity", [value], [copy], version=version)
+            copy.producer = Node("Identity", [value], [copy], version=16)
             scope.graph.nodes.append(copy.producer)
             return copy
         return value

@@ -1,0 +1,35 @@
+"""Passes over the typed graph, each with its algebra in its docstring."""
+
+from engine.graph.passes.constant_folding import constant_folding
+from engine.graph.passes.dead_code import dead_code
+from engine.graph.passes.fold_batchnorm import fold_batchnorm
+from engine.graph.passes.gelu import gelu
+from engine.graph.passes.hard_activations import hard_activations
+from engine.graph.passes.identities import identities
+from engine.graph.passes.layer_norm import layer_norm
+from engine.graph.passes.manager import Pass, PassReport, run
+from engine.graph.passes.opset_upgrade import opset_upgrade
+from engine.graph.passes.reshapes import reshapes
+from engine.graph.passes.transposes import transposes
+
+CANONICAL: tuple[Pass, ...] = (
+    opset_upgrade,
+    constant_folding,
+    identities,
+    reshapes,
+    transposes,
+    layer_norm,
+    gelu,
+    hard_activations,
+    fold_batchnorm,
+    dead_code,
+)
+"""Passes that bring a model into one form, for the fusion and layout passes after them.
+
+Old forms go first and constants next, because every later match reads constants; activations come
+before folding, so that a constant factor of theirs is not taken for a channel scale.
+"""
+
+CANONICAL_ROUNDS = 4
+
+__all__ = ["CANONICAL", "CANONICAL_ROUNDS", "Pass", "PassReport", "run"]
