@@ -11,9 +11,8 @@ With ``split``, the innermost reduced axis is cut into blocks of the word `block
 gives a partial result, which a second call combines: the order of accumulation is decided by the
 reduced sizes alone, never by threads or by the number of rows.
 
-Sums are accurate because they are short: no accumulator takes more than `_CHUNK` elements before it
-is added to the total, in rows also `_VECTORS` vectors of accumulators share the work (blocked
-summation: Higham, Accuracy and Stability of Numerical Algorithms, section 4.2).
+Sums are accurate because they are short: rows are shared by several accumulators and every
+accumulator hands over to the total after `CHUNK` elements.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from engine.codegen.builder import F64, KernelBuilder, Val, Variable, is_float
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.math import exp, log
 from engine.codegen.target import Target
-from engine.kernels.strips import Lanes, Part
+from engine.kernels.strips import CHUNK, Lanes, Part
 
 STEPS: Final = ("sum", "abs", "square", "product", "max", "min", "exp")
 """How an element enters the accumulator; ``exp`` sums exponentials relative to the maximum."""
@@ -35,7 +34,6 @@ FINISHES: Final = ("none", "mean", "sqrt", "log")
 """What happens to the accumulated value at the end."""
 
 _VECTORS: Final = 8
-_CHUNK: Final = 64
 
 
 def strip_width(target: Target, itemsize: int) -> int:
@@ -96,7 +94,6 @@ class _Reduce:
         """IR text of the ``rows`` pattern."""
         k, lanes = self.k, self.lanes
         blocks = (self.length + self.block - 1) // self.block if self.block is not None else None
-        chunk = _CHUNK * _VECTORS * lanes.count
         with k.loop(k.begin, k.end) as item:
             length, row = self.length, item
             shift: Val | int = 0
@@ -113,10 +110,14 @@ class _Reduce:
                 total = k.variable(self.identity(step, lanes))
 
                 def stretch(pointer: Val) -> None:
-                    with k.loop(0, length, chunk) as start:
-                        run = k.minimum(length - start, chunk)
-                        partial = self.stretch(step, pointer + start * lanes.itemsize, run, peak)
-                        total.set(self.merge(step, total.get(), partial))
+                    partial = lanes.accumulate(
+                        length,
+                        _VECTORS,
+                        self.identity(step, lanes),
+                        lambda sums, part, v: self.enter(step, sums, part.load(pointer, v), peak),
+                        lambda a, b: self.merge(step, a, b),
+                    )
+                    total.set(self.merge(step, total.get(), partial))
 
                 self.walk(source, self.reduced, stretch)
                 lane = lanes.fold(total.get(), lambda a, b: self.merge(step, a, b))
@@ -127,16 +128,6 @@ class _Reduce:
             k.store(first_lane, self.y + item * lanes.itemsize)
         k.ret()
         return str(k.module)
-
-    def stretch(self, step: str, pointer: Val, length: Val, peak: Val | None) -> Val:
-        """Accumulator vector of contiguous elements."""
-        return self.lanes.accumulate(
-            length,
-            _VECTORS,
-            self.identity(step, self.lanes),
-            lambda total, part, vector: self.enter(step, total, part.load(pointer, vector), peak),
-            lambda a, b: self.merge(step, a, b),
-        )
 
     def columns(self) -> str:
         """IR text of the ``columns`` pattern."""
@@ -202,9 +193,9 @@ class _Reduce:
             if not chunked:
                 add_rows(pointer, rows, totals)
                 return
-            with k.loop(0, rows, _CHUNK) as first:
+            with k.loop(0, rows, CHUNK) as first:
                 sums = [k.variable(initial) for _ in totals]
-                add_rows(pointer, k.minimum(rows - first, _CHUNK), sums)
+                add_rows(pointer, k.minimum(rows - first, CHUNK), sums)
                 for total, partial in zip(totals, sums, strict=True):
                     total.set(self.merge(step, total.get(), partial.get()))
 

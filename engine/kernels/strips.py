@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from engine.codegen.builder import TYPES, KernelBuilder, Operand, Val, is_float
+
+CHUNK: Final = 64
+"""Elements that one accumulator takes before it is added to the total (blocked summation: Higham,
+Accuracy and Stability of Numerical Algorithms, section 4.2)."""
 
 Combine = Callable[[Val, Val], Val]
 """Accumulator of two accumulators."""
@@ -118,13 +122,15 @@ class Lanes:
             value, lanes = combine(low, high), half
         return Val(k, k.b.extract_element(value.v, k.const(0).v))
 
-    def sweep(self, length: Val, vectors: int, body: Callable[[Part], None]) -> None:
-        """Visit elements [0, length): blocks of `vectors` vectors, single vectors, a masked one.
+    def sweep(
+        self, length: Val, vectors: int, body: Callable[[Part], None], first: Operand = 0
+    ) -> None:
+        """Visit elements [first, length): blocks of `vectors`, single vectors, a masked one.
 
         Bytes have no cheap masks before AVX-512, so their tail goes element by element.
         """
         k = self.k
-        start = k.variable(0, length.type)
+        start = k.variable(first, length.type)
         for width in (vectors, 1) if vectors > 1 else (1,):
             block = width * self.count
             stop = length - block
@@ -148,22 +154,28 @@ class Lanes:
         enter: Callable[[Val, Part, int], Val],
         merge: Combine,
     ) -> Val:
-        """One accumulator vector over elements [0, length), kept as `vectors` independent ones.
+        """One accumulator vector over elements [0, length), for a later `fold`.
 
         ``enter(total, part, vector)`` gives an accumulator after one more vector of elements; lanes
-        behind the end of the strip are left alone. At the end the accumulators are merged by
-        halves.
+        behind the end of the strip are left alone. `vectors` independent accumulators share the
+        work; every `CHUNK` blocks they are merged into the total and start afresh, so that long
+        sums stay accurate.
         """
-        totals = [self.k.variable(initial) for _ in range(vectors)]
+        k = self.k
+        total = k.variable(initial)
+        chunk = CHUNK * vectors * self.count
+        with k.loop(0, length, chunk) as first:
+            partials = [k.variable(initial) for _ in range(vectors)]
 
-        def body(part: Part) -> None:
-            for vector in range(part.vectors):
-                previous = totals[vector].get()
-                totals[vector].set(part.keep(enter(previous, part, vector), previous))
+            def body(part: Part) -> None:
+                for vector in range(part.vectors):
+                    previous = partials[vector].get()
+                    partials[vector].set(part.keep(enter(previous, part, vector), previous))
 
-        self.sweep(length, vectors, body)
-        sums = [total.get() for total in totals]
-        while len(sums) > 1:
-            half = len(sums) // 2
-            sums = [merge(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
-        return sums[0]
+            self.sweep(k.minimum(length, first + chunk), vectors, body, first)
+            sums = [partial.get() for partial in partials]
+            while len(sums) > 1:
+                half = len(sums) // 2
+                sums = [merge(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+            total.set(merge(total.get(), sums[0]))
+        return total.get()

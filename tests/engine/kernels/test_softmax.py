@@ -56,7 +56,9 @@ def test_softmax_equals_wide_arithmetic(
 ) -> None:
     x = data(shape, scale)
     expected = wide(x, log) if x.size else x
-    np.testing.assert_allclose(softmax(x, isa, log=log), expected, rtol=2e-5, atol=1e-7)
+    # A logarithm next to zero carries the rounding of the sum, which is next to one.
+    atol = 1e-6 if log else 1e-8
+    np.testing.assert_allclose(softmax(x, isa, log=log), expected, rtol=2e-5, atol=atol)
 
 
 @pytest.mark.parametrize("isa", ISAS)
