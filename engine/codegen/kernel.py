@@ -72,10 +72,12 @@ class KernelSpec:
 _FAMILIES: Final[dict[str, Family]] = {}
 
 _MODULES: Final = (
+    "engine.kernels.channel",
     "engine.kernels.copy",
     "engine.kernels.dot",
     "engine.kernels.elementwise",
     "engine.kernels.halo",
+    "engine.kernels.normalize",
     "engine.kernels.pool",
     "engine.kernels.reduce",
     "engine.kernels.softmax",
