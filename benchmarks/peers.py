@@ -1,6 +1,6 @@
 """Latency of Packhorse, onnxruntime and OpenVINO on every benchmark network.
 
-`python -m benchmarks.peers --help` lists the options. docs/benchmarks.md says how figures are taken.
+`python -m benchmarks.peers --help` lists the options; how figures are taken: docs/benchmarks.md.
 """
 
 from functools import partial

@@ -26,7 +26,7 @@ def collect() -> Provenance:
     interesting = sorted({need for isa in INSTRUCTION_SETS for need in isa.needs})
     return Provenance(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=" ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        command=_command(),
         cpu=cpu_name(),
         features=[name for name in interesting if present.get(name)],
         cpus=len(cpus),
@@ -43,6 +43,12 @@ def collect() -> Provenance:
         busy_share=busy,
         quiet=busy <= QUIET_SHARE,
     )
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.stem == "__main__" else program.stem
+    return " ".join([name, *sys.argv[1:]])
 
 
 def _revision() -> tuple[str | None, bool]:

@@ -152,15 +152,23 @@ def show_loadings(out: Console, loadings: Iterable[Loading]) -> None:
 
 def show_failures(out: Console, cases: Iterable[CaseResult]) -> None:
     """Print every reason why an engine has no figures, or wrong outputs, once with its cases."""
+    reasons = (
+        (row.engine, f"{case.title} {case.case} ({case.threads})", row.failure)
+        for case in cases
+        for row in case.latencies
+        if row.failure is not None
+    )
+    show_reasons(out, reasons)
+
+
+def show_reasons(out: Console, reasons: Iterable[tuple[str, str, str]]) -> None:
+    """Print (who, where, why) triples, one line for all places with the same who and why."""
     places: dict[tuple[str, str], list[str]] = {}
-    for case in cases:
-        for row in case.latencies:
-            if row.failure is not None:
-                place = f"{case.title} {case.case} ({case.threads})"
-                places.setdefault((row.engine, " ".join(row.failure.split())), []).append(place)
-    for (engine, reason), where in places.items():
-        more = f" and {len(where) - 3} more" if len(where) > 3 else ""
-        out.print(f"[red]{engine}[/] at {', '.join(where[:3])}{more}: {escape(reason)}")
+    for who, where, why in reasons:
+        places.setdefault((who, " ".join(why.split())), []).append(where)
+    for (who, why), where_all in places.items():
+        more = f" and {len(where_all) - 3} more" if len(where_all) > 3 else ""
+        out.print(f"[red]{who}[/] at {', '.join(where_all[:3])}{more}: {escape(why)}")
 
 
 def show_drift(out: Console, cases: Sequence[CaseResult]) -> None:

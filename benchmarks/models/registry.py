@@ -117,7 +117,7 @@ MODELS: Mapping[str, BenchmarkModel] = {
             _image,
             _grid(batch=(1, 8)),
             {"batch": 1},
-            {"batch": (1, 8)},
+            {"batch": (1, 4)},
         ),
         BenchmarkModel(
             "pnet",

@@ -1,0 +1,204 @@
+"""Streams of random shapes: what a shape costs the first time, and what it costs later.
+
+Every engine meets the same shapes in the same order. Later visits come in other orders, after the
+other shapes, so that the processor's caches are as cold as at the first visit.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from time import sleep
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.status import Status
+
+from benchmarks import engines, options, tables
+from benchmarks.entrant import Entrant
+from benchmarks.models import BenchmarkModel, Dims, model_path
+from benchmarks.provenance import collect
+from benchmarks.remote import RemoteError
+from benchmarks.results import ShapesReport, VisitResult
+from benchmarks.summary import geometric_mean
+
+PAUSE_SECONDS = 0.02
+SEED = 40
+
+
+def random_shapes(model: BenchmarkModel, count: int) -> list[Dims]:
+    """Up to `count` different bindings of the model's symbolic dims, the same in every run."""
+    rng = np.random.default_rng(SEED)
+    possible = int(np.prod([high - low + 1 for low, high in model.ranges.values()]))
+    shapes: dict[tuple[int, ...], Dims] = {}
+    while len(shapes) < min(count, possible):
+        dims = {
+            name: int(rng.integers(low, high + 1)) for name, (low, high) in model.ranges.items()
+        }
+        shapes.setdefault(tuple(dims.values()), dims)
+    return list(shapes.values())
+
+
+def visit_orders(shapes: int, passes: int) -> list[list[int]]:
+    """The first pass in order, then shuffled ones that never visit a shape twice in a row."""
+    rng = np.random.default_rng(SEED + 1)
+    orders = [list(range(shapes))]
+    while len(orders) < passes + 1:
+        order = [int(index) for index in rng.permutation(shapes)]
+        if shapes == 1 or order[0] != orders[-1][-1]:
+            orders.append(order)
+    return orders
+
+
+def measure(
+    model: BenchmarkModel,
+    shapes: Sequence[Dims],
+    passes: int,
+    threads: int,
+    cache: Path,
+    timeout: float,
+    report: Callable[[str], None],
+) -> list[VisitResult]:
+    """Let every engine visit every shape once, then `passes` times more, taking turns by pass."""
+    path = model_path(model, cache / "models")
+    with ExitStack() as stack:
+        visitors = []
+        for name in engines.FP32_ENGINES:
+            report(f"{model.title}: loading {name}")
+            code = str(cache / "code") if name == engines.OURS else None
+            setup = engines.EngineSetup(name, threads, cache_dir=code)
+            visitors.append(
+                Visitor(stack.enter_context(closing(Entrant(setup, model, path, timeout))))
+            )
+        for number, order in enumerate(visit_orders(len(shapes), passes)):
+            for visitor in visitors:
+                report(f"{model.title}: pass {number}, {visitor.entrant.name}")
+                sleep(PAUSE_SECONDS)
+                visitor.walk(shapes, order)
+        return [visitor.result(model, shapes) for visitor in visitors]
+
+
+class Visitor:
+    """One engine walking through the shapes."""
+
+    def __init__(self, entrant: Entrant) -> None:
+        self.entrant = entrant
+        self._visits: dict[int, list[float]] = {}
+        self._loaded = entrant.load() is not None
+        self._failure = entrant.failure
+        self._resident = entrant.resident() if self._loaded else 0
+
+    def walk(self, shapes: Sequence[Dims], order: Sequence[int]) -> None:
+        """Visit the shapes once each in this order; stops for good at the first failure."""
+        try:
+            for index in order:
+                if self._failure is None:
+                    seconds = self.entrant.visit(shapes[index])
+                    self._visits.setdefault(index, []).append(seconds)
+        except RemoteError as error:
+            self._failure = f"{dict(shapes[index])}: {error}"
+
+    def result(self, model: BenchmarkModel, shapes: Sequence[Dims]) -> VisitResult:
+        """What the walks found."""
+        complete = self._failure is None
+        visits = [self._visits[index] for index in range(len(shapes))] if complete else []
+        return VisitResult(
+            model=model.title,
+            engine=self.entrant.name,
+            shapes=[dict(dims) for dims in shapes],
+            first=[times[0] for times in visits],
+            later=[times[1:] for times in visits],
+            resident_before=self._resident,
+            resident_after=self.entrant.resident() if complete else 0,
+            failure=self._failure,
+        )
+
+
+def first_over_later(result: VisitResult) -> list[float]:
+    """Per shape, the first visit's time over the median of the later ones."""
+    pairs = zip(result.first, result.later, strict=True)
+    return [first / statistics.median(later) for first, later in pairs]
+
+
+def extra_seconds(result: VisitResult) -> list[float]:
+    """Per shape, the first visit's time less the median of the later ones."""
+    pairs = zip(result.first, result.later, strict=True)
+    return [first - statistics.median(later) for first, later in pairs]
+
+
+def stream_seconds(result: VisitResult) -> float:
+    """Seconds of the whole stream of first visits."""
+    return sum(result.first)
+
+
+def show(out: Console, results: Sequence[VisitResult]) -> None:
+    """Print one row per model and engine, and the means over models."""
+    table = tables.grid(
+        "Random shapes (first visit over the median of later ones)",
+        *("model", "engine", "shapes", "stream", "first/later", "median extra", "worst extra"),
+        *("memory growth", "Packhorse is faster"),
+        left=2,
+    )
+    gains: dict[str, list[float]] = {}
+    for result in results:
+        if result.failure is not None:
+            table.add_row(result.model, result.engine, "[red]failed[/]", *[""] * 6)
+            continue
+        extra = extra_seconds(result)
+        ours = next(r for r in results if r.engine == engines.OURS and r.model == result.model)
+        gain = ""
+        if result.engine != engines.OURS and ours.failure is None:
+            speedup = stream_seconds(result) / stream_seconds(ours)
+            gains.setdefault(result.engine, []).append(speedup)
+            gain = tables.ratio(speedup)
+        table.add_row(
+            result.model,
+            result.engine,
+            str(len(result.shapes)),
+            tables.duration(stream_seconds(result)),
+            tables.ratio(geometric_mean(first_over_later(result))),
+            f"{statistics.median(extra) * 1e6:.0f} µs",
+            f"{max(extra) * 1e6:.0f} µs",
+            tables.size(result.resident_after - result.resident_before),
+            gain,
+        )
+    out.print(table)
+    for peer, speedups in gains.items():
+        mean = tables.ratio(geometric_mean(speedups))
+        out.print(f"Whole streams against {peer}: {mean}, worst {tables.ratio(min(speedups))}")
+    tables.show_reasons(
+        out, ((r.engine, r.model, r.failure) for r in results if r.failure is not None)
+    )
+
+
+def main(
+    models: options.Models = None,
+    shapes: Annotated[int, typer.Option(min=2, help="Shapes per model.")] = 40,
+    passes: Annotated[int, typer.Option(min=1, help="Later visits to each shape.")] = 5,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    json_file: options.JsonFile = None,
+    quick: options.Quick = False,
+    cache: options.CacheFolder = options.DEFAULT_CACHE,
+    timeout: options.Timeout = 600.0,
+) -> None:
+    """Send streams of random shapes through every engine in one run."""
+    out = tables.console()
+    chosen = options.chosen_models(models)
+    provenance = collect()
+    tables.show_provenance(out, provenance)
+    results: list[VisitResult] = []
+    with Status("", console=out) as status:
+        for model in chosen:
+            stream = random_shapes(model, 3 if quick else shapes)
+            later = 1 if quick else passes
+            found = measure(model, stream, later, threads, cache, timeout, status.update)
+            results.extend(found)
+    show(out, results)
+    report = ShapesReport(provenance=provenance, threads=threads, results=results)
+    options.write_json(json_file, report.model_dump_json(indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

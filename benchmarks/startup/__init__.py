@@ -1,0 +1,1 @@
+"""Time from process start to first answer."""
