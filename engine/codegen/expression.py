@@ -87,7 +87,9 @@ class Expr:
         return Expr(op, args, None, "bool" if op in PREDICATES else kinds.pop())
 
     def cast(self, dtype: str) -> Expr:
-        """Conversion as ONNX's Cast; the expression itself where it already has the type."""
+        """Conversion as ONNX's Cast; one that lost nothing before it is left out."""
+        if self.op == "cast" and _keeps_values(self.args[0].dtype, self.dtype):
+            return self.args[0].cast(dtype)
         return self if dtype == self.dtype else Expr("cast", (self,), None, dtype)
 
     @property
@@ -217,6 +219,15 @@ def never_nan(expr: Expr) -> bool:
     if expr.dtype not in FLOATS:
         return True
     return expr.op == "constant" and not math.isnan(expr.number)
+
+
+def _keeps_values(source: str, target: str) -> bool:
+    """Whether every value of `source` is one of `target`."""
+    return bool(np.can_cast(source, target, "safe")) and (source, target) not in _ROUNDED
+
+
+_ROUNDED: Final = {("int64", "float64"), ("uint64", "float64")}
+"""What numpy calls safe although large values are rounded."""
 
 
 def _scalar_type(value: Val) -> Any:

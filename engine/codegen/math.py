@@ -4,7 +4,8 @@ Every function takes a float32 scalar or vector of any lane count and returns th
 Argument reduction follows W. J. Cody and W. Waite, Software Manual for the Elementary Functions
 (1980); the polynomials are our own, fitted by ``scripts/fit_polynomials.py`` (Lawson's algorithm,
 weighted so that the error is relative to the function). Errors in the docstrings are the largest
-found over all exponents, with and without fused multiply-add; nothing depends on fusing but the last ulp.
+found over all exponents, with and without fused multiply-add; nothing depends on fusing but the
+last ulp.
 Subnormal results are rounded like others unless a docstring says that they are flushed to zero.
 """
 

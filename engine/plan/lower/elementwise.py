@@ -8,7 +8,7 @@ merged wherever all tensors allow it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from engine.codegen.expression import Expr, to_json
 from engine.codegen.kernel import KernelSpec
@@ -98,6 +98,7 @@ def emit_elementwise(low: Lowering, expr: Expr, sources: list[Tensor], target: T
         modes="".join(modes),
         outer=rank,
     )
+    arguments: dict[str, Any] = {**dict(zip(names, windows, strict=True)), **words}
     elements = minimum(row.length, tile_rows) * minimum(inner.length, tile_columns)
     low.call(
         spec,
@@ -110,8 +111,7 @@ def emit_elementwise(low: Lowering, expr: Expr, sources: list[Tensor], target: T
         tile_columns=tile_columns,
         row_tiles=tiles[0],
         column_tiles=tiles[1],
-        **dict(zip(names, windows, strict=True)),
-        **words,
+        **arguments,
     )
 
 
