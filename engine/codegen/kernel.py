@@ -83,6 +83,7 @@ _MODULES: Final = (
     "engine.kernels.softmax",
     "engine.kernels.transpose",
     "engine.kernels.walker",
+    "engine.kernels.words",
 )
 
 

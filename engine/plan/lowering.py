@@ -70,9 +70,12 @@ class Lowering:
         assert value is not None, "an omitted input was read"
         found = self.tensors.get(id(value))
         if found is None:
-            if value.data is None:
+            if value.data is not None:
+                found = self.constant(value.data, value.name)
+            elif value.dims is not None:
+                found = known(self, value)
+            else:
                 raise AssertionError(f"{value.name} is read before it is written")
-            found = self.constant(value.data, value.name)
             self.tensors[id(value)] = found
         return found
 
@@ -192,12 +195,14 @@ class Lowering:
 Lower = Callable[[Node, Lowering], None]
 _REGISTRY: Final[dict[str, Lower]] = {}
 _MODULES: Final = (
-    "engine.plan.lower.copies",
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
+    "engine.plan.lower.movement",
+    "engine.plan.lower.normalization",
     "engine.plan.lower.pooling",
     "engine.plan.lower.reduction",
     "engine.plan.lower.softmax",
+    "engine.plan.lower.views",
 )
 
 
@@ -216,8 +221,12 @@ def lowers(*keys: str) -> Callable[[Lower], Lower]:
 
 def lowering_of(node: Node) -> Lower:
     """Lowering function of a node; raises NoKernel where its operator has none."""
+    from engine.plan.lower.known import is_known, lower_known
+
     for module in _MODULES:
         import_module(module)
+    if is_known(node):
+        return lower_known
     found = _REGISTRY.get(node.key)
     if found is None:
         raise NoKernel(f"operator {node.key} has no native kernel")
@@ -236,6 +245,13 @@ def zero_halo(low: Lowering, whole: Tensor, window: Tensor) -> None:
     from engine.plan.lower.copies import emit_zero_halo
 
     emit_zero_halo(low, whole, window)
+
+
+def known(low: Lowering, value: Value) -> Tensor:
+    """Emit the writing of a value whose elements are known as dims."""
+    from engine.plan.lower.known import known_tensor
+
+    return known_tensor(low, value)
 
 
 __all__ = ["ONE", "ZERO", "Call", "Lowering", "NoKernel", "lowering_of", "lowers"]

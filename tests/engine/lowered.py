@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
 
 from engine.codegen.target import select
 from engine.graph.dims import Dim, symbol
@@ -96,15 +99,86 @@ class Bench:
         return np.ndarray(shape, tensor.dtype, memory.data, start, strides).copy()
 
 
+def reference(
+    op: str, arrays: list[Array | None], attributes: dict[str, Any], opset: int, outputs: int
+) -> list[Array]:
+    """Outputs of one standard operator by the onnx package's reference implementation."""
+    names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
+    results = [f"y{i}" for i in range(outputs)]
+    node = onnx.helper.make_node(op, names, results, **attributes)
+    infos = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in zip(names, arrays, strict=True)
+        if array is not None
+    ]
+    returned = [onnx.helper.make_empty_tensor_value_info(name) for name in results]
+    graph = onnx.helper.make_graph([node], "node", infos, returned)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    feeds = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
+    found: list[Array] = ReferenceEvaluator(model).run(None, feeds)
+    return [np.asarray(array) for array in found]
+
+
 def lower_node(
     isa: str,
-    node: Node,
+    op: str,
+    arrays: list[Array | None],
+    expected: list[Array],
+    *,
+    known: Sequence[int] = (),
+    opset: int = 21,
     pieces: int = 1,
-    bench: Bench | None = None,
+    **attributes: Any,
 ) -> tuple[list[Array], int]:
-    """Lower and run `node`, whose inputs come from `bench`; its outputs and the status."""
-    assert bench is not None
+    """Lower and run one node; inputs listed in `known` are constants.
+
+    The outputs' shapes and types are those of `expected`. Returns the outputs and the status.
+    """
+    bench = Bench(isa, static=True)
+    inputs: list[Value | None] = []
+    for i, array in enumerate(arrays):
+        if array is None:
+            inputs.append(None)
+        elif i in known:
+            shape = tuple(Dim.of(n) for n in array.shape)
+            inputs.append(Value(f"x{i}", array.dtype, shape, data=array))
+        else:
+            inputs.append(bench.value(array, f"x{i}"))
+    outputs = [
+        Value(f"y{i}", array.dtype, tuple(Dim.of(n) for n in array.shape))
+        for i, array in enumerate(expected)
+    ]
+    node = Node(op, inputs, outputs, attributes, version=opset)
     bench.low.node = node
     lowering_of(node)(node, bench.low)
     status = bench.execute(pieces)
-    return [bench.array(bench.low.tensors[id(value)]) for value in node.outputs], status
+    return [bench.array(bench.low.tensors[id(value)]) for value in outputs], status
+
+
+def check_node(
+    isa: str,
+    op: str,
+    arrays: list[Array | None],
+    *,
+    known: Sequence[int] = (),
+    opset: int = 21,
+    outputs: int = 1,
+    pieces: int = 1,
+    tolerance: float = 0,
+    **attributes: Any,
+) -> None:
+    """The lowered node gives what the reference implementation gives."""
+    expected = reference(op, arrays, attributes, opset, outputs)
+    results, status = lower_node(
+        isa, op, arrays, expected, known=known, opset=opset, pieces=pieces, **attributes
+    )
+    assert status == 0
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.shape == wanted.shape
+        assert result.dtype == wanted.dtype
+        if tolerance:
+            np.testing.assert_allclose(result, wanted, rtol=tolerance, atol=tolerance)
+        else:
+            np.testing.assert_array_equal(result, wanted)
