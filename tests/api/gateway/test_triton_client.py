@@ -136,7 +136,7 @@ def test_bytes_that_are_not_text_come_back_unchanged(client):
     result = client.infer("text", [tensor("x", array, binary=True, datatype="BYTES")])
     assert result.as_numpy("y").tolist() == array.tolist()
     outputs = [triton.InferRequestedOutput("y", binary_data=False)]
-    with pytest.raises(InferenceServerException, match="not UTF-8.*binary_data"):
+    with pytest.raises(InferenceServerException, match=r"not UTF-8.*binary_data"):
         client.infer("text", [tensor("x", array, binary=True, datatype="BYTES")], outputs=outputs)
 
 
@@ -224,7 +224,8 @@ def test_statistics(client):
     assert stats["fail"]["count"] - before["inference_stats"]["fail"]["count"] == 1
     parts = [stats[k]["ns"] for k in ("queue", "compute_input", "compute_infer", "compute_output")]
     assert 0 < sum(parts) <= stats["success"]["ns"]
-    assert [batch["batch_size"] for batch in after["batch_stats"]] == [5]
+    sizes = {batch["batch_size"]: batch["compute_infer"]["count"] for batch in after["batch_stats"]}
+    assert sizes[5] == 3
     assert after["last_inference"] > 1.6e12
     assert after["memory_usage"][0]["byte_size"] == 1234
     every = client.get_inference_statistics()["model_stats"]
