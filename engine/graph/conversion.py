@@ -164,8 +164,9 @@ class Converter:
     def _input(self, scope: _Scope, info: ValueInfoProto) -> Value:
         value = Value(self._unique(scope, info.name))
         scope.values[info.name] = value
-        where = f"{self._where}: input {info.name!r}"
-        value.kind, value.dtype = _kind_and_type(info.type, where)
+        if scope.main or info.type.WhichOneof("value"):
+            where = f"{self._where}: input {info.name!r}"
+            value.kind, value.dtype = _kind_and_type(info.type, where)
         if scope.main and value.kind == "tensor" and info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim
             value.shape = tuple(self._input_dim(info.name, a, dim) for a, dim in enumerate(dims))

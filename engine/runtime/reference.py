@@ -24,6 +24,7 @@ from onnx.reference.ops.aionnxml import load_op as load_ml
 from engine.errors import ModelError, RunError
 from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
 from engine.runtime.control_flow import run_if, run_loop, run_scan, run_sequence_map
+from engine.runtime.corrections import correction
 
 _LOADERS: dict[str, Callable[..., Any]] = {
     "": partial(load_standard, evaluator_cls=ReferenceEvaluator),
@@ -103,10 +104,10 @@ def captures(node: Node) -> list[Value]:
 
 
 def node_proto(node: Node) -> NodeProto:
-    """ONNX form of a node without subgraphs; defaults of its version are written out.
+    """ONNX form of a node without subgraphs.
 
-    The reference implementation fills in the defaults of the newest version, which differ for
-    some operators.
+    Where a later version changed the default of an attribute, the default of the node's version is
+    written out, because the reference implementation fills in the newest.
     """
     proto = NodeProto(op_type=node.op, domain=node.domain, name=node.name)
     proto.input.extend("" if value is None else f"x{i}" for i, value in enumerate(node.inputs))
@@ -116,9 +117,12 @@ def node_proto(node: Node) -> NodeProto:
     for name, value in attributes.items():
         kind = _type_number(schema.attributes[name]) if name in schema.attributes else None
         proto.attribute.append(_attribute(name, value, kind))
+    newest = defs.get_schema(node.op, domain=node.domain).attributes
     for name, attribute in schema.attributes.items():
-        if name not in attributes and attribute.default_value.type:
-            proto.attribute.append(attribute.default_value)
+        default = attribute.default_value
+        changed = name not in newest or newest[name].default_value != default
+        if name not in attributes and default.type and changed:
+            proto.attribute.append(default)
     return proto
 
 
@@ -148,6 +152,9 @@ def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
     if node.domain == OURS and node.op in _OWN:
         formula = _OWN[node.op]
         return lambda arrays: [formula(*arrays)]
+    own = correction(node)
+    if own is not None:
+        return own
     schema = _schema(node)
     proto = node_proto(node)
     parameters: dict[str, Any] = {

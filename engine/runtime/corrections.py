@@ -1,0 +1,130 @@
+"""Operators whose reference implementation in the onnx package is wrong, evaluated by our own.
+
+Each entry says what is wrong there; the tests compare with onnxruntime. An entry that the package
+has corrected since can go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from engine.graph.ir import AnyArray, Node
+from engine.runtime.recurrent import run_recurrent
+
+Call = Callable[[list[Any]], list[Any]]
+
+
+def correction(node: Node) -> Call | None:
+    """Evaluation of a standard operator in place of the reference's, None where that is right."""
+    make = _CORRECTIONS.get(node.op) if not node.domain else None
+    return make(node) if make is not None else None
+
+
+def _global_max_pool(node: Node) -> Call:
+    """The reference pools over wrong axes unless the input has four."""
+    return lambda arrays: [arrays[0].max(axis=tuple(range(2, arrays[0].ndim)), keepdims=True)]
+
+
+def _one_hot(node: Node) -> Call:
+    """The reference refuses a depth of one element with an axis."""
+    axis = int(node.attribute("axis", -1))
+
+    def call(arrays: list[Any]) -> list[Any]:
+        indices, depth, values = arrays
+        size = int(np.asarray(depth).reshape(-1)[0])
+        wanted = np.where(indices < 0, indices + size, indices)
+        position = axis % (indices.ndim + 1)
+        classes = np.arange(size).reshape(-1, *(1,) * (indices.ndim - position))
+        return [np.where(np.expand_dims(wanted, position) == classes, values[1], values[0])]
+
+    return call
+
+
+def _batch_normalization(node: Node) -> Call | None:
+    """Before opset 14 the reference takes a node that has a momentum to be in training mode."""
+    if node.version >= 14 or any(value.name for value in node.outputs[1:]):
+        return None
+    epsilon = float(node.attribute("epsilon", 1e-5))
+
+    def call(arrays: list[Any]) -> list[Any]:
+        x = arrays[0]
+        scale, bias, mean, variance = (a.reshape(-1, *(1,) * (x.ndim - 2)) for a in arrays[1:])
+        return [(scale * (x - mean) / np.sqrt(variance + epsilon) + bias).astype(x.dtype)]
+
+    return call
+
+
+def _softmax(node: Node) -> Call | None:
+    """Before opset 13 the operator flattens its input to a matrix; the reference does not."""
+    if node.version >= 13:
+        return None
+    axis = int(node.attribute("axis", 1))
+
+    def call(arrays: list[Any]) -> list[Any]:
+        x = arrays[0]
+        rows = int(np.prod(x.shape[: axis % x.ndim]))
+        matrix = x.reshape(rows, -1) if x.size else x.reshape(rows, 0)
+        return [_ROWS[node.op](matrix).reshape(x.shape).astype(x.dtype)]
+
+    return call
+
+
+def _softmax_rows(x: AnyArray) -> AnyArray:
+    if not x.size:
+        return x
+    powers = np.exp(x - x.max(axis=1, keepdims=True))
+    result: AnyArray = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def _log_softmax_rows(x: AnyArray) -> AnyArray:
+    if not x.size:
+        return x
+    shifted = x - x.max(axis=1, keepdims=True)
+    result: AnyArray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _hardmax_rows(x: AnyArray) -> AnyArray:
+    result = np.zeros_like(x)
+    if x.size:
+        result[np.arange(len(x)), x.argmax(axis=1)] = 1
+    return result
+
+
+_ROWS: dict[str, Callable[[AnyArray], AnyArray]] = {
+    "Softmax": _softmax_rows,
+    "LogSoftmax": _log_softmax_rows,
+    "Hardmax": _hardmax_rows,
+}
+
+
+def _squeeze(node: Node) -> Call | None:
+    """Before opset 13 the reference removes axes one by one, as if they were sorted."""
+    axes = node.attribute("axes")
+    if node.version >= 13 or axes is None:
+        return None
+    return lambda arrays: [np.squeeze(arrays[0], axis=tuple(axes))]
+
+
+def _recurrent(node: Node) -> Call:
+    """The reference ignores sequence lengths, activations and clipping."""
+    return partial(run_recurrent, node.op, node.attributes)
+
+
+_CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
+    "BatchNormalization": _batch_normalization,
+    "GRU": _recurrent,
+    "GlobalMaxPool": _global_max_pool,
+    "Hardmax": _softmax,
+    "LSTM": _recurrent,
+    "LogSoftmax": _softmax,
+    "OneHot": _one_hot,
+    "RNN": _recurrent,
+    "Softmax": _softmax,
+    "Squeeze": _squeeze,
+}
