@@ -43,10 +43,9 @@ def run_recurrent(
     op: str, attributes: Mapping[str, Any], inputs: Sequence[AnyArray | None]
 ) -> list[AnyArray]:
     """Outputs Y, Y_h (and Y_c of LSTM) of the operator `op`; missing inputs are None."""
-    x, w, r, b, lengths, h0, c0, p = [*inputs, *[None] * (8 - len(inputs))]
-    assert x is not None
-    assert w is not None
-    assert r is not None
+    x, w, r = (_required(array) for array in inputs[:3])
+    optional = [*inputs[3:], *[None] * (8 - len(inputs))]
+    b, lengths, h0, c0, p = optional[:5]
     batch_first = bool(attributes.get("layout", 0))
     if batch_first:
         x = x.swapaxes(0, 1)
@@ -80,6 +79,12 @@ def run_recurrent(
     if batch_first:
         outputs = [outputs[0].transpose(2, 0, 1, 3), *(s.swapaxes(0, 1) for s in outputs[1:])]
     return outputs
+
+
+def _required(array: AnyArray | None) -> AnyArray:
+    if array is None:
+        raise ValueError("X, W and R are required")
+    return array
 
 
 def _scan(

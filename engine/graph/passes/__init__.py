@@ -32,4 +32,20 @@ before folding, so that a constant factor of theirs is not taken for a channel s
 
 CANONICAL_ROUNDS = 4
 
-__all__ = ["CANONICAL", "CANONICAL_ROUNDS", "Pass", "PassReport", "run"]
+__all__ = [
+    "CANONICAL",
+    "CANONICAL_ROUNDS",
+    "Pass",
+    "PassReport",
+    "constant_folding",
+    "dead_code",
+    "fold_batchnorm",
+    "gelu",
+    "hard_activations",
+    "identities",
+    "layer_norm",
+    "opset_upgrade",
+    "reshapes",
+    "run",
+    "transposes",
+]
