@@ -140,9 +140,7 @@ class _Dot:
                 for v in range(self.vectors):
                     at = k.offset(partial, (row * self.vectors + v) * self.lanes * 4)
                     sums[row][v].set(k.load(at, self.vector))
-        rows = [
-            k.offset(a, k.load(k.offset(table, row * stride), I64)) for row in range(height)
-        ]
+        rows = [k.offset(a, k.load(k.offset(table, row * stride), I64)) for row in range(height)]
         self._accumulate(rows, b, first, last, sums)
         ends = last.equals(k.int("k3"))
         with k.branch(ends) as (then, otherwise):
@@ -260,9 +258,7 @@ class _Dot:
         m, n, k3, panel_bytes, batch1 = k.ints("m n k3 panel batch1")
         m_block, n_block, k3_block, m_items, n_items = k.ints(SCHEDULE)
         pointers = {name: k.tensor(name) for name in ["b", *_operands(self.options)]}
-        strides = {
-            name: (k.int(f"{name}_b0"), k.int(f"{name}_b1")) for name in pointers
-        }
+        strides = {name: (k.int(f"{name}_b0"), k.int(f"{name}_b1")) for name in pointers}
         panels = (n + (self.width - 1)) // self.width
         table = k.scratch()
         rows = m_block + self.ladder[0]

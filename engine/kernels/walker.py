@@ -164,7 +164,7 @@ def _inline(k: Walker) -> None:
     ops, parameters = _pointer(k, job, Job.OPS), _pointer(k, job, Job.PARAMETERS)
     with k.loop(0, _word(k, job, Job.COUNT)) as i:
         op = k.offset(ops, i * Op.SIZE)
-        status = _call_kernel(k, op, parameters, context, k.const(0), _word(k, op, Op.ITEMS))
+        status = _call_kernel(k, op, parameters, context, k.const(0), _word(k, op, Op.RANGE))
         with k.when(status.differs(0)):
             k.ret(((i + 1) << 8) | status)
     k.ret(0)
@@ -219,8 +219,9 @@ def _execute(k: Walker, job: Val, first: Val, context: Val, begin: Val, end: Val
     with k.loop(0, group) as member:
         index = first + member
         op = k.offset(ops, index * Op.SIZE)
-        from_ = k.select(member.equals(0), begin, k.const(0))
-        to = k.select(member.equals(0), end, _word(k, op, Op.ITEMS))
+        whole = _word(k, op, Op.ITEMS).equals(1) | member.differs(0)
+        from_ = k.select(whole, k.const(0), begin)
+        to = k.select(whole, _word(k, op, Op.RANGE), end)
         with k.when(k.read(status_word, 0, "monotonic").equals(0)):
             status = _call_kernel(k, op, parameters, context, from_, to)
             with k.when(status.differs(0)):

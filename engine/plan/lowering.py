@@ -195,12 +195,15 @@ class Lowering:
 Lower = Callable[[Node, Lowering], None]
 _REGISTRY: Final[dict[str, Lower]] = {}
 _MODULES: Final = (
+    "engine.plan.lower.convolution",
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
+    "engine.plan.lower.gather",
     "engine.plan.lower.movement",
     "engine.plan.lower.normalization",
     "engine.plan.lower.pooling",
     "engine.plan.lower.reduction",
+    "engine.plan.lower.scatter",
     "engine.plan.lower.softmax",
     "engine.plan.lower.views",
 )

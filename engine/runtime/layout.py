@@ -12,7 +12,12 @@ LINE: Final = 64
 
 
 class Op:
-    """One operation of a program, as the walker reads it."""
+    """One operation of a program, as the walker reads it.
+
+    `ITEMS` is what threads claim, `GRAIN` at a time; 1 stands for the whole `RANGE` of the kernel's
+    items. `WAIT` is the number of operations, from the program's start, that must be done before.
+    `GROUP` operations from this one on are claimed together and run one after the other.
+    """
 
     FUNCTION: Final = 0
     PARAMETERS: Final = 8
@@ -20,6 +25,7 @@ class Op:
     GRAIN: Final = 24
     WAIT: Final = 32
     GROUP: Final = 40
+    RANGE: Final = 48
     SIZE: Final = 64
     WORDS: Final = SIZE // 8
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.graph.inference.context import Inference
+from engine.graph.dims import Dim
+from engine.graph.inference.context import Inference, Shape
+from engine.graph.inference.convolution import Window, kernel_of
+from engine.graph.inference.matrix import matmul_shape
 from engine.graph.inference.registry import rule
 from engine.graph.ir import OURS
 
@@ -24,3 +27,40 @@ def _elementwise(node: Inference) -> None:
     """Inputs broadcast; the attribute `expression` knows the data type of the result."""
     shapes = [node.shape(index) for index in range(len(node.node.inputs))]
     node.output(0, node.broadcast(shapes), np.dtype(node.attribute("expression").dtype))
+
+
+def _channels_first(shape: Shape) -> Shape:
+    return (shape[0], shape[-1], *shape[1:-1])
+
+
+@rule("Conv", domain=OURS)
+def _convolution(node: Inference) -> None:
+    """Channels-last input and output, weights as ONNX has them."""
+    shape, filters = _channels_first(node.shape(0)), node.shape(1)
+    group = node.attribute("group", 1)
+    node.require_equal(shape[1], filters[1] * group, "input channels and weight channels * group")
+    window = Window(node, len(shape) - 2, kernel_of(node, filters, len(shape) - 2))
+    node.output(0, (shape[0], *window.spatial(shape), filters[0]), node.dtype(0))
+
+
+@rule("MatMul", domain=OURS)
+def _product(node: Inference) -> None:
+    """As ONNX MatMul; the epilogue keeps shape and data type."""
+    node.output(0, matmul_shape(node, node.shape(0), node.shape(1)), node.dtype(0))
+
+
+@rule("MaxPool", "AveragePool", "LpPool", domain=OURS)
+def _pool(node: Inference) -> None:
+    """Channels-last pooling."""
+    shape = _channels_first(node.shape(0))
+    window = Window(node, len(shape) - 2, kernel_of(node, None, len(shape) - 2))
+    spatial = window.spatial(shape, bool(node.attribute("ceil_mode", 0)))
+    node.output(0, (shape[0], *spatial, shape[1]), node.dtype(0))
+
+
+@rule("GlobalAveragePool", "GlobalMaxPool", domain=OURS)
+def _global_pool(node: Inference) -> None:
+    """Channels-last pooling over all spatial axes, which stay with length 1."""
+    shape = node.shape(0)
+    ones = tuple(Dim.of(1) for _ in shape[1:-1])
+    node.output(0, (shape[0], *ones, shape[-1]), node.dtype(0))

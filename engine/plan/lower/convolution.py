@@ -1,0 +1,274 @@
+"""Lowering of channels-last convolution onto the dot and depthwise kernels.
+
+``packhorse.Conv`` is ONNX Conv on x [N, spatial..., C] with weights in ONNX's layout
+[O, C / group, kernel...] and an output [N, spatial..., O]; ``epilogue`` and ``access`` are those of
+``packhorse.MatMul``, bias included. Its input lies in a buffer with a zero halo as wide as the
+padding: the producer writes into it where it can, else a copy is made, and no kernel clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.codegen.expression import Expr
+from engine.graph.dims import Dim
+from engine.graph.ir import Graph, Node, Value
+from engine.kernels import depthwise
+from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
+from engine.plan.lower.dot import epilogue_of
+from engine.plan.lower.pooling import Window, window_of
+from engine.plan.lowering import Lowering, NoKernel, copy, lowers
+from engine.plan.packing import pack, pad_columns, panel_vectors
+from engine.plan.tensor import ONE, ZERO, Tensor
+
+_CHANNEL_BLOCK = 8
+"""Vectors of channels per work item of the depthwise kernel."""
+
+Halo = tuple[tuple[int, int], ...]
+
+
+def halo_of(node: Node) -> Halo:
+    """Zeros that a convolution may read around its input, per axis (batch and channels: none).
+
+    With ``auto_pad`` the padding depends on the size; its largest value is taken.
+    """
+    weights = node.inputs[1]
+    assert weights is not None
+    assert weights.data is not None
+    rank = weights.data.ndim - 2
+    kernel = weights.data.shape[2:]
+    dilations = node.attribute("dilations") or [1] * rank
+    if node.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        spans = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+        sides = [(s, s) for s in spans]
+    else:
+        pads = node.attribute("pads") or [0] * (2 * rank)
+        sides = [(max(0, pads[i]), max(0, pads[rank + i])) for i in range(rank)]
+    return ((0, 0), *sides, (0, 0))
+
+
+def request_halos(graph: Graph, low: Lowering) -> None:
+    """Ask for halos: every value that convolutions read gets the widest padding among them."""
+    for node in graph.nodes:
+        if node.key != "packhorse.Conv" or node.inputs[0] is None:
+            continue
+        value, halo = node.inputs[0], halo_of(node)
+        if not any(after or before for before, after in halo):
+            continue
+        known = low.halos.get(id(value), halo)
+        low.halos[id(value)] = tuple(
+            (max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(known, halo, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    x: Tensor
+    y: Tensor
+    window: Window
+    start: Dim
+
+    @property
+    def spatial(self) -> int:
+        return self.x.rank - 2
+
+
+@lowers("packhorse.Conv")
+def conv(node: Node, low: Lowering) -> None:
+    """Convolution with constant weights, one to three spatial axes."""
+    source, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert source is not None
+    assert weight is not None
+    for value in (source, weight, out):
+        if value.dtype != np.float32:
+            raise NoKernel(f"{value.name} is {value.dtype}; convolution computes float32")
+    if weight.data is None:
+        raise NoKernel(f"the weights {weight.name} are computed")
+    if weight.data.ndim > 5:
+        raise NoKernel(f"{weight.data.ndim - 2} spatial axes; the kernels step through three")
+    group = int(node.attribute("group", 1))
+    outputs, channels = weight.data.shape[:2]
+    x = _with_halo(low, source, node)
+    y = low.write(out, dense=False)
+    epilogue, extras = epilogue_of(node, 2)
+    window = window_of(_with_kernel(node, weight.data), x.shape[1:-1], y.shape[1:-1])
+    start = x.offset
+    for axis, before in enumerate(window.before):
+        start = start - x.strides[1 + axis] * before
+    geometry = _Geometry(replace(x, offset=start), y, window, start)
+    tensors = [(access, low.read(value)) for access, value in extras]
+    if group > 1 and channels == 1 and outputs == group and geometry.spatial <= 2:
+        _depthwise(low, geometry, weight, epilogue, tensors)
+    else:
+        _dense(low, geometry, weight, group, epilogue, tensors)
+
+
+def _with_kernel(node: Node, data: np.ndarray) -> Node:  # type: ignore[type-arg]
+    attributes = dict(node.attributes, kernel_shape=list(data.shape[2:]))
+    return replace(node, attributes=attributes)
+
+
+def _with_halo(low: Lowering, value: Value, node: Node) -> Tensor:
+    """The input with at least the halo that the convolution reads and unit-stride channels."""
+    tensor, needed = low.read(value), halo_of(node)
+    has = tensor.halo or tuple((0, 0) for _ in tensor.shape)
+    wide = all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(has, needed, strict=True))
+    if wide and tensor.strides[-1] == ONE:
+        return tensor
+    target = low.padded(tensor.dtype, tensor.shape, needed, f"{value.name}.padded")
+    copy(low, tensor, target)
+    return target
+
+
+def _dense(
+    low: Lowering,
+    g: _Geometry,
+    weight: Value,
+    group: int,
+    epilogue: Expr | None,
+    extras: list[tuple[str, Tensor]],
+) -> None:
+    assert weight.data is not None
+    data = np.asarray(weight.data)
+    outputs, channels, *kernel = data.shape
+    columns = outputs // group
+    vectors = panel_vectors(columns, low.target)
+    width = vectors * low.target.lanes()
+    # [O, C, kernel...] -> [group, kernel..., C, O / group]: K in the order the kernel walks it.
+    matrices = np.moveaxis(data.reshape(group, columns, channels, *kernel), (1, 2), (-1, -2))
+    packed = pack(matrices.reshape(group, -1, columns), width)
+    b = low.constant(packed, weight.name)
+    rows, x_rows, y_rows = _row_axes(g)
+    batch: tuple[Dim, ...] = ()
+    a_batch: tuple[Dim, ...] = ()
+    b_batch: tuple[Dim, ...] = ()
+    c_batch: tuple[Dim, ...] = ()
+    if group > 1:
+        batch = (Dim.of(group),)
+        a_batch, c_batch = (Dim.of(channels),), (Dim.of(columns),)
+        b_batch = (Dim.of(packed[0].size),)
+    operands: list[tuple[str, Axes]] = []
+    for access, tensor in extras:
+        if access == "tile":
+            _, _, strides = _row_axes(replace(g, y=tensor))
+            operands.append((access, Axes(tensor, strides, c_batch)))
+        elif access == "column" and group > 1:
+            operands.append((access, _grouped_column(low, tensor, group, columns, width)))
+        else:
+            operands.append((access, Axes(tensor, (), tuple(ZERO for _ in batch))))
+    emit_dot(
+        low,
+        DotCall(
+            a=Axes(g.x, x_rows, a_batch),
+            b=b,
+            c=Axes(g.y, y_rows, c_batch),
+            rows=rows,
+            batch=batch,
+            b_batch=b_batch,
+            columns=Dim.of(columns),
+            depth=_depth(g, channels, tuple(kernel), group),
+            vectors=vectors,
+            epilogue=epilogue,
+            extras=operands,
+        ),
+    )
+
+
+def _grouped_column(
+    low: Lowering, tensor: Tensor, group: int, columns: int, width: int
+) -> Axes:
+    """Per-channel epilogue input of a grouped convolution, padded to whole panels per group."""
+    data = tensor.buffer.data
+    if data is None:
+        return Axes(tensor, (), (Dim.of(columns),))
+    padded = pad_columns(np.asarray(data, np.float32).reshape(group, columns), width)
+    return Axes(low.constant(padded, tensor.buffer.name), (), (Dim.of(padded.shape[1]),))
+
+
+def _row_axes(g: _Geometry) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim, ...]]:
+    """Row axes (images and output pixels): lengths, strides of x, strides of y."""
+    shape = g.y.shape[:-1]
+    steps = [ONE, *(Dim.of(s) for s in g.window.strides)]
+    x_strides = [stride * step for stride, step in zip(g.x.strides[:-1], steps, strict=True)]
+    y_strides = list(g.y.strides[:-1])
+    return tuple(shape), tuple(x_strides), tuple(y_strides)
+
+
+def _depth(g: _Geometry, channels: int, kernel: tuple[int, ...], group: int) -> Depth:
+    """K levels of the window: the innermost axis joins the channels where pixels lie densely."""
+    axes = [
+        (Dim.of(length), g.x.strides[1 + axis] * g.window.dilations[axis])
+        for axis, length in enumerate(kernel)
+        if length > 1
+    ]
+    depth = Dim.of(channels)
+    if axes and axes[-1][1] == depth and group == 1:
+        depth = depth * axes.pop()[0]
+    if not axes:
+        return flat_depth(depth)
+    if len(axes) > 2:
+        raise NoKernel("three dilated or grouped window axes; the kernel has two levels for them")
+    if len(axes) == 1:
+        return Depth(axes[0][0], ONE, depth, depth, axes[0][1], ZERO)
+    return Depth(axes[0][0], axes[1][0], depth, depth, axes[0][1], axes[1][1])
+
+
+def _depthwise(
+    low: Lowering,
+    g: _Geometry,
+    weight: Value,
+    epilogue: Expr | None,
+    extras: list[tuple[str, Tensor]],
+) -> None:
+    assert weight.data is not None
+    data = np.asarray(weight.data, np.float32)
+    channels, kernel = data.shape[0], data.shape[2:]
+    w = low.constant(data.reshape(channels, -1).T, weight.name)
+    one = g.spatial == 1
+    height, width = (ONE, g.y.shape[1]) if one else g.y.shape[1:3]
+    kh, kw = (1, kernel[0]) if one else kernel
+    spec = depthwise.spec([access for access, _ in extras], epilogue)
+    lanes = low.target.lanes()
+    block = min(_CHANNEL_BLOCK * lanes, -(-channels // lanes) * lanes)
+    blocks = -(-channels // block)
+    strides: dict[str, Dim | int] = {}
+    tensors: dict[str, Tensor] = {"x": g.x, "w": w, "y": g.y}
+    steps = (1, *g.window.strides) if one else g.window.strides
+    dilations = (1, *g.window.dilations) if one else g.window.dilations
+    x_n, x_h, x_w = _image_strides(g.x)
+    strides.update(x_n=x_n * 4, x_h=x_h * 4 * steps[0], x_w=x_w * 4 * steps[1])
+    strides.update(x_kh=x_h * 4 * dilations[0], x_kw=x_w * 4 * dilations[1])
+    y_n, y_h, y_w = _image_strides(g.y)
+    strides.update(y_n=y_n * 4, y_h=y_h * 4, y_w=y_w * 4)
+    for i, (access, tensor) in enumerate(extras):
+        tensors[f"e{i}"] = tensor
+        if access == "tile":
+            for axis, stride in zip("nhw", _image_strides(tensor), strict=True):
+                strides[f"e{i}_{axis}"] = stride * 4
+    low.call(
+        spec,
+        items=g.y.shape[0] * height * blocks,
+        cost=width * (kh * kw * block // (2 * lanes)) + 20,
+        writes="y",
+        height=height,
+        width=width,
+        c=channels,
+        kh=kh,
+        kw=kw,
+        channels=block,
+        blocks=blocks,
+        **tensors,
+        **strides,
+    )
+
+
+def _image_strides(tensor: Tensor) -> tuple[Dim, Dim, Dim]:
+    """Strides of image, row and column of a channels-last tensor of one or two spatial axes."""
+    if tensor.rank == 3:
+        return tensor.strides[0], ZERO, tensor.strides[1]
+    return tensor.strides[0], tensor.strides[1], tensor.strides[2]
+
+
+__all__ = ["conv", "halo_of", "request_halos"]

@@ -1,0 +1,212 @@
+"""Partition of a graph into segments: native programs, and nodes on the fallback path.
+
+Ready nodes are lowered into the open native segment for as long as any can be; only when nothing
+but fallback nodes is ready does the segment close and do those run. A model with native operators
+alone is one segment. Values whose elements are dim expressions (`Value.dims`) belong to no segment:
+they follow from the sizes and are written out only where a kernel or a fallback reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.codegen.target import Target
+from engine.errors import ModelError
+from engine.graph.ir import Graph, Node, Value, subgraphs
+from engine.plan.lower.convolution import request_halos
+from engine.plan.lowering import Lowering, NoKernel, copy, lowering_of
+from engine.plan.program import Program
+from engine.plan.tensor import ZERO, Buffer, Space, Tensor, product, row_major
+from engine.runtime.reference import ReferenceKernel
+
+
+@dataclass(eq=False)
+class Fallback:
+    """One node evaluated by the reference implementation, with the reason."""
+
+    node: Node
+    kernel: ReferenceKernel
+    reason: str
+
+
+Segment = Program | Fallback
+
+
+@dataclass(eq=False)
+class Plan:
+    """A model's segments in order, and the weights that its programs read."""
+
+    segments: list[Segment]
+    weights: list[Buffer]
+
+
+@dataclass(eq=False)
+class _Open:
+    """The native segment being filled."""
+
+    low: Lowering
+    inputs: list[Value] = field(default_factory=list)
+    made: dict[int, Value] = field(default_factory=dict)
+
+
+class Planner:
+    """Lowers one graph; use `plan`."""
+
+    def __init__(self, graph: Graph, target: Target, threads: int) -> None:
+        self.graph = graph
+        self.target = target
+        self.threads = threads
+        self.weights: list[Buffer] = []
+        self.segments: list[Segment] = []
+        self.reasons: dict[int, str] = {}
+        self.available = {id(value) for value in graph.inputs}
+        self.available |= {id(v) for v in graph.values() if v.is_constant or v.dims is not None}
+        self.symbols = {s for value in graph.inputs for d in value.shape or () for s in d.symbols}
+
+    def plan(self) -> Plan:
+        """Partition and lower the whole graph."""
+        pending = [node for node in self.graph.nodes if not _follows_from_sizes(node)]
+        opened = self._open()
+        while pending:
+            done, pending = self._sweep(opened, pending)
+            if done:
+                continue
+            self._close(opened, pending)
+            pending = self._fall_back(pending)
+            opened = self._open()
+        self._close(opened, [])
+        return Plan(self.segments, self.weights)
+
+    def _open(self) -> _Open:
+        low = Lowering(self.target, weights=self.weights, threads=self.threads)
+        request_halos(self.graph, low)
+        return _Open(low)
+
+    def _is_ready(self, node: Node) -> bool:
+        return all(id(value) in self.available for value in _reads(node))
+
+    def _sweep(self, opened: _Open, pending: list[Node]) -> tuple[bool, list[Node]]:
+        """Lower every ready node that has a kernel; whether there was one, and what is left."""
+        left: list[Node] = []
+        for node in pending:
+            if id(node) in self.reasons or not self._is_ready(node):
+                left.append(node)
+            elif not self._lower(opened, node):
+                left.append(node)
+        return len(left) < len(pending), left
+
+    def _lower(self, opened: _Open, node: Node) -> bool:
+        low = opened.low
+        entered = [v for v in _reads(node) if self._enters(opened, v)]
+        before = (len(low.calls), len(low.buffers), len(low.weights))
+        known = dict(low.tensors)
+        low.node = node
+        try:
+            self._check_symbols(node)
+            for place, value in enumerate(entered, len(opened.inputs)):
+                low.tensors[id(value)] = _argument(value, Space.INPUT, place)
+            lowering_of(node)(node, low)
+        except NoKernel as verdict:
+            del low.calls[before[0] :], low.buffers[before[1] :], low.weights[before[2] :]
+            low.tensors = known
+            self.reasons[id(node)] = str(verdict)
+            return False
+        opened.inputs.extend(entered)
+        for value in node.outputs:
+            if value.name or id(value) in low.tensors:
+                opened.made[id(value)] = value
+                self.available.add(id(value))
+        return True
+
+    def _enters(self, opened: _Open, value: Value) -> bool:
+        return (
+            id(value) not in opened.low.tensors
+            and not value.is_constant
+            and value.dims is None
+            and id(value) not in opened.made
+        )
+
+    def _check_symbols(self, node: Node) -> None:
+        """Sizes must be known when the segment is bound."""
+        if subgraphs(node):
+            raise NoKernel(f"{node.key} runs its subgraphs on the fallback path")
+        for value in (*(v for v in node.inputs if v is not None), *node.outputs):
+            if value.kind != "tensor" or (value.name and value.shape is None):
+                raise NoKernel(f"the rank of {value.name} is unknown")
+            for dim in (*(value.shape or ()), *(value.dims or ())):
+                unknown = dim.symbols - self.symbols
+                if unknown:
+                    raise NoKernel(f"{', '.join(sorted(unknown))} is known only after the run")
+
+    def _fall_back(self, pending: list[Node]) -> list[Node]:
+        """Give every ready node that has no kernel a segment of its own."""
+        left: list[Node] = []
+        ran = False
+        for node in pending:
+            if id(node) not in self.reasons or not self._is_ready(node):
+                left.append(node)
+                continue
+            ran = True
+            self.segments.append(Fallback(node, ReferenceKernel(node), self.reasons[id(node)]))
+            for value in node.outputs:
+                self.available.add(id(value))
+                self.symbols |= {s for dim in value.shape or () for s in dim.symbols}
+        if not ran:
+            names = ", ".join(node.label for node in left[:3])
+            raise ModelError(f"{self.graph.name}: nodes {names} wait for values nobody computes")
+        # A node that was refused for an unknown size may be lowered now that more are known.
+        for node in left:
+            self.reasons.pop(id(node), None)
+        return left
+
+    def _close(self, opened: _Open, pending: Sequence[Node]) -> None:
+        """End the segment; what later nodes or the caller read becomes an output."""
+        low = opened.low
+        wanted = {id(v) for node in pending for v in _reads(node)}
+        wanted |= {id(v) for v in self.graph.outputs}
+        outputs = [value for key, value in opened.made.items() if key in wanted]
+        for index, value in enumerate(outputs):
+            _export(low, value, index)
+        if low.calls:
+            self.segments.append(Program(low.calls, opened.inputs, outputs, low.buffers))
+
+
+def plan(graph: Graph, target: Target, threads: int) -> Plan:
+    """Segments of a graph for a target; `threads` only influences schedules."""
+    return Planner(graph, target, threads).plan()
+
+
+def _follows_from_sizes(node: Node) -> bool:
+    return all(value.dims is not None or not value.name for value in node.outputs)
+
+
+def _reads(node: Node) -> list[Value]:
+    found = [value for value in node.inputs if value is not None]
+    for subgraph in subgraphs(node):
+        found.extend(subgraph.captures)
+    return found
+
+
+def _argument(value: Value, space: Space, index: int) -> Tensor:
+    """Contiguous tensor in memory that the caller provides."""
+    if value.shape is None or value.dtype is None or value.dtype == object:
+        raise NoKernel(f"{value.name} is no numeric tensor of known rank")
+    size = product(value.shape) * value.dtype.itemsize
+    buffer = Buffer(space, index, size, value.name)
+    return Tensor(value.dtype, value.shape, row_major(value.shape), buffer)
+
+
+def _export(low: Lowering, value: Value, index: int) -> None:
+    """Let the segment write `value` to output `index`: in place where it has a buffer to itself."""
+    tensor = low.tensors[id(value)]
+    whole = (
+        tensor.buffer.space is Space.ARENA
+        and tensor.is_contiguous
+        and tensor.offset == ZERO
+        and tensor.buffer.size == tensor.size * tensor.itemsize
+    )
+    if whole:
+        tensor.buffer.space, tensor.buffer.index = Space.OUTPUT, index
+    else:
+        copy(low, tensor, _argument(value, Space.OUTPUT, index))

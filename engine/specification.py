@@ -1,0 +1,111 @@
+"""What a model expects and gives: the public description of its inputs and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.graph.dims import Dim
+from engine.graph.ir import Value
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, data type and shape of an input or output.
+
+    An int in `shape` is fixed, a str is a symbolic dim. Strings have dtype object.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Step `done` of `total` of a stage of loading, such as ``compiling``."""
+
+    stage: str
+    done: int
+    total: int
+
+
+def specify(value: Value) -> TensorSpec:
+    """Public description of a graph input or output."""
+    dtype = value.dtype if value.dtype is not None else np.dtype(object)
+    dims = value.shape or ()
+    return TensorSpec(value.name, dtype, tuple(d.value if d.is_constant else str(d) for d in dims))
+
+
+class Arguments:
+    """Checks the arrays of a request against the model's inputs and reads off the sizes."""
+
+    def __init__(self, model: str, inputs: tuple[Value, ...]) -> None:
+        self._model = model
+        self._values = {value.name: value for value in inputs}
+
+    def sizes(self, arrays: dict[str, Any]) -> dict[str, int]:
+        """Size of every symbol; makes `arrays` C-contiguous in place.
+
+        Raises InputError that names the input and what it should be.
+        """
+        if arrays.keys() != self._values.keys():
+            self._refuse_names(arrays)
+        sizes: dict[str, int] = {}
+        for name, value in self._values.items():
+            array = arrays[name]
+            if not isinstance(array, np.ndarray) or array.dtype != value.dtype:
+                array = arrays[name] = self._converted(array, value)
+            if not array.flags.c_contiguous:
+                arrays[name] = np.ascontiguousarray(array)
+            dims = value.shape
+            if dims is None:
+                continue
+            if array.ndim != len(dims):
+                raise self._error(value, f"has rank {array.ndim} and shape {array.shape}")
+            for dim, size in zip(dims, array.shape, strict=True):
+                _match(dim, size, sizes, lambda v=value, a=array: self._error(v, f"has shape {a.shape}"))
+        return sizes
+
+    def _converted(self, array: Any, value: Value) -> Any:
+        if not isinstance(array, np.ndarray):
+            array = np.asarray(array)
+            if array.dtype.kind in "fiub" and value.dtype is not None:
+                same_kind = np.can_cast(array.dtype, value.dtype, "same_kind")
+                array = array.astype(value.dtype) if same_kind else array
+        if value.dtype == object and array.dtype.kind in "OUS":
+            return array.astype(object)
+        if array.dtype != value.dtype:
+            raise self._error(value, f"has data type {array.dtype}")
+        return array
+
+    def _refuse_names(self, arrays: dict[str, Any]) -> None:
+        known = ", ".join(self._values)
+        for name in arrays:
+            if name not in self._values:
+                raise InputError(f"{self._model}: there is no input {name!r}; inputs are {known}")
+        missing = next(name for name in self._values if name not in arrays)
+        raise InputError(f"{self._model}: input {missing!r} is missing; inputs are {known}")
+
+    def _error(self, value: Value, found: str) -> InputError:
+        spec = specify(value)
+        shape = ", ".join(map(str, spec.shape))
+        return InputError(
+            f"{self._model}: input {value.name!r} {found}; expected {spec.dtype} [{shape}]"
+        )
+
+
+def _match(dim: Dim, size: int, sizes: dict[str, int], error: Any) -> None:
+    if dim.is_constant:
+        if dim.value != size:
+            raise error()
+        return
+    atom = str(dim)
+    if dim.symbols == {atom}:
+        if sizes.setdefault(atom, size) != size:
+            raise error()
+    elif dim.evaluate(sizes) != size:
+        raise error()
