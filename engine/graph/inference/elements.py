@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from engine.graph.dims import Dim, ceildiv, scaled_floor
@@ -77,7 +78,7 @@ def from_data(data: AnyArray) -> Elements | None:
         return None
     if data.dtype.kind in "iub":
         make: Callable[[Any], Any] = Dim.of
-    elif data.dtype in (np.float32, np.float64):
+    elif data.dtype.kind == "f" or data.dtype == bfloat16:
         make = Real.of
     else:
         return None

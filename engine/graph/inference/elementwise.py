@@ -42,8 +42,8 @@ def _known_operands(node: Inference) -> list[Elements] | None:
 def _fold(node: Inference, function: Callable[[Any, Any], Any]) -> None:
     """Elements of a function applied from the first input to the last."""
     dtype = node.node.outputs[0].dtype
-    if dtype is None or (dtype.kind in "iu" and (dtype.itemsize < 4 or dtype.kind == "u")):
-        return  # narrow and unsigned integers wrap around, dim expressions do not
+    if dtype is None or (dtype.kind != "b" and (dtype.itemsize < 4 or dtype.kind not in "if")):
+        return  # narrow types round, narrow and unsigned ones wrap around; dim expressions do not
     operands = _known_operands(node)
     if operands:
         found = operands[0]
