@@ -91,7 +91,7 @@ def test_broadcast_of_the_innermost_axis(isa: str, dtype: Any, length: int) -> N
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("pieces", [1, 4])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_zero_halo(isa: str, pieces: int, data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, 5))
