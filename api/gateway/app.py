@@ -94,7 +94,7 @@ def _metadata(gateway: Gateway) -> list[RouteSpec]:
             "GET", "/v2/health/ready", routes.ready, "Is it ready", "health", schemas.Readiness
         ),
         RouteSpec("GET", "/v2", routes.server, "Server", "metadata", schemas.ServerMetadata),
-        RouteSpec("GET", "/v2/", routes.server, "Server", "metadata", schemas.ServerMetadata),
+        RouteSpec("GET", "/v2/", routes.server, "Server", "metadata", listed=False),
         RouteSpec(
             "GET",
             "/v2/models/stats",

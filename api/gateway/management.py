@@ -71,7 +71,7 @@ class ManagementRoutes:
 
     @staticmethod
     def _parameters(content: dict[str, Any]) -> dict[str, Any]:
-        parameters = content.get("parameters") or {}
+        parameters = content.get("parameters", {})
         if not isinstance(parameters, dict):
             raise BadRequestError("'parameters' must be an object")
         return parameters

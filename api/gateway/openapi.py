@@ -44,6 +44,7 @@ class RouteSpec:
     example: dict[str, Any] | None = None
     errors: tuple[int, ...] = ()
     binary: bool = False
+    listed: bool = True
 
 
 def add_route(app: FastAPI, spec: RouteSpec) -> None:
@@ -77,6 +78,7 @@ def add_route(app: FastAPI, spec: RouteSpec) -> None:
         responses=responses,
         openapi_extra=extra,
         operation_id=_operation_id(spec),
+        include_in_schema=spec.listed,
         route_class_override=DirectRoute,
     )
 

@@ -8,7 +8,9 @@ batch runs joins the next one; 2 hides the gap between two batches, at the price
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
+import threading
 import time
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
@@ -80,12 +82,22 @@ class InProcessChannel:
         """Load and warm in a thread of its own; the event loop and other models keep running."""
         if self._closed:
             raise ChannelError("the channel is closed")
-        loop = asyncio.get_running_loop()
-        work = partial(self._load, key, source, progress or _no_progress)
-        session = await loop.run_in_executor(self._loading, work)
-        if self._closed:
-            session.close()
-            raise ChannelError("the channel is closed")
+        abandoned = threading.Event()
+
+        def report(stage: str, done: int, total: int) -> None:
+            if abandoned.is_set():
+                raise ChannelError("the load was abandoned")
+            if progress is not None:
+                progress(stage, done, total)
+
+        work = self._loading.submit(self._load, key, source, report)
+        try:
+            session = await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            # A compilation cannot be interrupted from outside; it ends at its next report.
+            abandoned.set()
+            work.add_done_callback(_close_unwanted)
+            raise
         resident = self._models[key] = _Resident(session)
         return resident.description
 
@@ -93,6 +105,8 @@ class InProcessChannel:
         where = f"model '{key.name}' version {key.version}"
         try:
             session = self._loader(source.path, threads=source.threads, progress=progress)
+        except ChannelError:
+            raise
         except (EngineError, OSError) as error:
             raise LoadError(f"{where}: {error}") from error
         except Exception as error:
@@ -179,8 +193,9 @@ def _hand_over(answer: Future[Tensors], work: Future[Tensors]) -> None:
         answer.set_result(work.result())
 
 
-def _no_progress(stage: str, done: int, total: int) -> None:
-    pass
+def _close_unwanted(work: concurrent.futures.Future[Session]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        work.result().close()
 
 
 def _warm(
