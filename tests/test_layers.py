@@ -1,4 +1,4 @@
-"""Who may import whom: api -> cluster -> engine, and what the engine and the default may not need."""
+"""Who may import whom: api -> cluster -> engine; what the engine and the default may not need."""
 
 import ast
 import subprocess

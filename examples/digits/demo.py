@@ -77,7 +77,7 @@ def drawing(pixels: np.ndarray[Any, Any]) -> str:
     """An image as text, two characters per pixel."""
     shades = " .:-=+*#%@"
     return "\n".join(
-        "  " + "".join(shades[value * 9 // 255] * 2 for value in row) for row in pixels
+        "  " + "".join(shades[value * 9 // 255] * 2 for value in row) for row in pixels.tolist()
     )
 
 

@@ -1,0 +1,107 @@
+"""`packhorse explain`: what the engine made of a model."""
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Annotated
+
+import orjson
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from api.cli import options, terminal
+from engine.explanation import Explanation, Operation
+
+
+def explain(
+    model: options.Model,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Also print the graph before and after the passes.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    threads: options.Threads = None,
+    isa: options.IsaOption = None,
+) -> None:
+    """Show how a model runs: its passes, a kernel per operation, what falls back and why.
+
+    Native operations run as generated machine code. Operations without a kernel fall back to the
+    reference implementation of the `onnx` package, which is correct and slow.
+
+    Example: packhorse explain digits.onnx
+    """
+    session = terminal.load(model, threads, isa)
+    try:
+        explanation = session.explain()
+    finally:
+        session.close()
+    if json:
+        terminal.output.out(orjson.dumps(asdict(explanation)).decode())
+        return
+    if graph:
+        _print_graph("as read", explanation.graph_before)
+        _print_graph("after the passes", explanation.graph_after)
+    _print_passes(explanation)
+    _print_operations(explanation)
+    _print_summary(explanation)
+
+
+def _print_graph(title: str, lines: tuple[str, ...]) -> None:
+    terminal.output.print(f"[bold]Graph {title}[/]")
+    for line in lines:
+        terminal.output.print(f"  {escape(line)}")
+    terminal.output.print()
+
+
+def _print_passes(explanation: Explanation) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("pass", "changed", "left alone, and why"):
+        table.add_column(column, justify="right" if column == "changed" else "left")
+    for note in explanation.passes:
+        reasons = [f"{reason} (x{n})" if n > 1 else reason for reason, n in _counted(note.reasons)]
+        table.add_row(escape(note.name), str(note.changed), escape("\n".join(reasons)))
+    terminal.output.print(
+        f"[bold]Passes[/]  {explanation.nodes_before} nodes as read, "
+        f"{explanation.nodes_after} after"
+    )
+    terminal.output.print(table)
+    terminal.output.print()
+
+
+def _counted(reasons: tuple[str, ...]) -> list[tuple[str, int]]:
+    return list(Counter(reasons).items())
+
+
+def _print_operations(explanation: Explanation) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("node", "op", "kernel", "output", "packed", "why"):
+        table.add_column(column, justify="right" if column == "packed" else "left")
+    for operation in explanation.operations:
+        table.add_row(*map(escape, _cells(operation)), style=None if operation.native else "yellow")
+    terminal.output.print("[bold]Operations[/], in the order of execution")
+    terminal.output.print(table)
+    terminal.output.print()
+
+
+def _cells(operation: Operation) -> tuple[str, ...]:
+    return (
+        operation.node,
+        operation.op,
+        operation.kernel,
+        ", ".join(map(terminal.shape_text, operation.shapes)),
+        terminal.bytes_text(operation.packed_bytes) if operation.packed_bytes else "",
+        operation.reason,
+    )
+
+
+def _print_summary(explanation: Explanation) -> None:
+    total = len(explanation.operations)
+    native = total - explanation.fallback_count
+    terminal.output.print(
+        f"{explanation.model}: {native} of {total} operations native "
+        f"({explanation.isa}, {explanation.threads} threads); "
+        f"{terminal.bytes_text(explanation.packed_bytes)} of packed weights"
+    )
+    if explanation.fallbacks:
+        counts = Counter(operation.op for operation in explanation.fallbacks)
+        listed = ", ".join(f"{op} x{count}" for op, count in counts.most_common())
+        terminal.output.print(f"[yellow]on the fallback path:[/] {escape(listed)}")

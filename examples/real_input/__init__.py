@@ -1,0 +1,1 @@
+"""Published models on the inputs they were made for, compared with onnxruntime."""
