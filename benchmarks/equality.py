@@ -37,24 +37,28 @@ def compare(reference: Outputs, outputs: Outputs) -> Agreement:
     worst, used = 0.0, 0.0
     for name, wanted in reference.items():
         got = outputs.get(name)
-        problem = None
-        if got is None:
-            problem = f"output {name!r} is missing"
-        elif got.shape != wanted.shape:
-            problem = f"output {name!r} has shape {got.shape}, expected {wanted.shape}"
-        elif got.dtype != wanted.dtype:
-            problem = f"output {name!r} has type {got.dtype}, expected {wanted.dtype}"
-        elif wanted.dtype.kind == "f" and not np.array_equal(np.isfinite(got), np.isfinite(wanted)):
-            problem = f"output {name!r} is not finite where the reference is"
-        elif wanted.dtype.kind != "f" and not np.array_equal(got, wanted):
-            problem = f"output {name!r} differs in {np.count_nonzero(got != wanted)} elements"
-        if problem is not None:
+        problem = f"output {name!r} is missing" if got is None else _structure(name, wanted, got)
+        if got is None or problem is not None:
             return Agreement(worst, used, problem)
-        if wanted.dtype.kind == "f" and wanted.size:
-            assert got is not None
+        if wanted.dtype.kind == "f":
             finite = np.isfinite(wanted)
-            magnitude = np.abs(wanted, where=finite, out=np.zeros_like(wanted)).max()
-            difference = np.abs(got - wanted, where=finite, out=np.zeros_like(wanted)).max()
-            worst = max(worst, float(difference))
-            used = max(used, float(difference / (RELATIVE * magnitude + ABSOLUTE)))
+            expected = wanted[finite].astype(np.float64)
+            difference = float(np.abs(got[finite] - expected).max(initial=0.0))
+            allowed = RELATIVE * float(np.abs(expected).max(initial=0.0)) + ABSOLUTE
+            worst, used = max(worst, difference), max(used, difference / allowed)
     return Agreement(worst, used)
+
+
+def _structure(name: str, wanted: NDArray[Any], got: NDArray[Any]) -> str | None:
+    """What makes a comparison of magnitudes pointless, if anything does."""
+    if got.shape != wanted.shape:
+        return f"output {name!r} has shape {got.shape}, expected {wanted.shape}"
+    if got.dtype != wanted.dtype:
+        return f"output {name!r} has type {got.dtype}, expected {wanted.dtype}"
+    if wanted.dtype.kind != "f":
+        differing = np.count_nonzero(got != wanted)
+        return f"output {name!r} differs in {differing} elements" if differing else None
+    special = ~(np.isfinite(wanted) & np.isfinite(got))
+    if not np.array_equal(got[special], wanted[special], equal_nan=True):
+        return f"output {name!r} is not finite where the reference is, or the other way round"
+    return None

@@ -41,8 +41,8 @@ def integers(text: str, option: str) -> tuple[int, ...]:
     return numbers
 
 
-def write_json(path: Path | None, text: str) -> None:
-    """Write a result file, making its folder; nothing for None."""
+def write_text(path: Path | None, text: str) -> None:
+    """Write a file, making its folder; nothing for None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")

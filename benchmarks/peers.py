@@ -3,6 +3,7 @@
 `python -m benchmarks.peers --help` lists the options; how figures are taken: docs/benchmarks.md.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +36,17 @@ def entrants(precisions: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return names, notes
 
 
+def markdown(printed: str, page: Path, plot: Path | None) -> str:
+    """A page with the chart and the tables as they were printed."""
+    lines = ["# Performance", "", "Written by `python -m benchmarks.peers --page`; see"]
+    lines += ["[benchmarks](benchmarks.md) for how the figures are taken.", ""]
+    if plot is not None:
+        target = os.path.relpath(plot, page.parent)
+        lines += [f"![Speed relative to the faster peer]({target})", ""]
+    lines += ["```text", *(line.rstrip() for line in printed.splitlines()), "```"]
+    return "\n".join(lines)
+
+
 def main(
     models: options.Models = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or both.")] = "fp32,bf16",
@@ -42,6 +54,9 @@ def main(
     rounds: options.Rounds = 5,
     json_file: options.JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write what was printed to this Markdown page.")
+    ] = None,
     isa: Annotated[
         str | None,
         typer.Option(help="Mask CPU features: baseline, avx2, avx512. onnxruntime takes no mask."),
@@ -97,11 +112,13 @@ def main(
     tables.show_loadings(out, report.loadings)
     tables.show_means(out, report.cases)
     tables.show_drift(out, report.cases)
-    options.write_json(json_file, report.model_dump_json(indent=1))
+    options.write_text(json_file, report.model_dump_json(indent=1))
     if plot is not None:
         from benchmarks.charts import draw_peers
 
         draw_peers(report, plot)
+    if page is not None:
+        options.write_text(page, markdown(out.export_text(), page, plot))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,15 @@ def fastest_peer(case: CaseResult) -> float | None:
     return min(times, default=None)
 
 
+def our_time(case: CaseResult) -> float | None:
+    """Best seconds of our engine on a case; None also where its answer was wrong."""
+    row = next((row for row in case.latencies if row.engine == engines.OURS), None)
+    return None if row is None or row.failure is not None else row.minimum
+
+
 def speedup(case: CaseResult) -> float | None:
     """Time of the faster fp32 peer over ours: above 1 means that we are faster."""
-    ours, theirs = case.minimum(engines.OURS), fastest_peer(case)
+    ours, theirs = our_time(case), fastest_peer(case)
     return None if ours is None or theirs is None else theirs / ours
 
 
@@ -61,7 +67,7 @@ def _mean(label: str, cases: Sequence[CaseResult]) -> Mean:
     speedups = [value for case in cases if (value := speedup(case)) is not None]
     over_peer = {}
     for peer in engines.FP32_PEERS:
-        pairs = [(case.minimum(peer), case.minimum(engines.OURS)) for case in cases]
+        pairs = [(case.minimum(peer), our_time(case)) for case in cases]
         over_peer[peer] = geometric_mean(
             theirs / ours for theirs, ours in pairs if theirs is not None and ours is not None
         )

@@ -15,21 +15,25 @@ STEADY = 0.93
 
 
 def console() -> Console:
-    """A console that is wide enough for the tables also where output goes to a file."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=WIDTH)
+    """A console that is wide enough for the tables also where output goes to a file.
+
+    It records, so that a report can repeat what was printed.
+    """
+    plain = Console(record=True)
+    return plain if plain.is_terminal else Console(record=True, width=WIDTH)
 
 
 def duration(seconds: float | None) -> str:
     """A time in the unit that suits it: "3.21 µs", "12.4 ms", "1.05 s"."""
     if seconds is None:
         return "-"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale or unit == "µs":
-            return (
-                f"{seconds / scale:.3g} {unit}" if seconds < 999.5 * scale else f"{seconds:.0f} s"
-            )
-    raise AssertionError
+    unit, scale = next(
+        ((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e-3)) if seconds >= scale),
+        ("µs", 1e-6),
+    )
+    value = seconds / scale
+    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{decimals}f} {unit}"
 
 
 def size(count: int) -> str:

@@ -10,7 +10,7 @@ from benchmarks.models.graph import GraphBuilder
 from benchmarks.models.layers import conv_bn, gemm, image_sample
 
 CLASSES = 1000
-SAMPLE = (4, 3, 96, 96)
+SAMPLE = (12, 3, 96, 96)
 
 
 def resnet50() -> onnx.ModelProto:

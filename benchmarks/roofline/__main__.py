@@ -16,7 +16,7 @@ def main(quick: options.Quick = False, json_file: options.JsonFile = None) -> No
     limits = Meter(QUICK if quick else Effort()).measure()
     tables.show_limits(out, limits)
     report = RooflineReport(provenance=provenance, limits=limits)
-    options.write_json(json_file, report.model_dump_json(indent=1))
+    options.write_text(json_file, report.model_dump_json(indent=1))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def main(
             results.extend(found)
     show(out, results)
     report = StartupReport(provenance=provenance, results=results)
-    options.write_json(json_file, report.model_dump_json(indent=1))
+    options.write_text(json_file, report.model_dump_json(indent=1))
 
 
 if __name__ == "__main__":

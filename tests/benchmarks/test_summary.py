@@ -1,0 +1,51 @@
+import pytest
+
+from benchmarks.summary import geometric_mean, means, scaling, speedup
+from tests.benchmarks import samples
+
+
+def test_geometric_mean():
+    assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+    assert geometric_mean([]) is None
+
+
+def test_speedup_is_over_the_faster_peer():
+    case = samples.case("Small", 1, packhorse=1.0, onnxruntime=3.0, openvino=2.0)
+    assert speedup(case) == 2.0
+
+
+def test_reduced_precision_is_no_peer():
+    seconds = {"packhorse": 1.0, "onnxruntime": 3.0, "openvino-bf16": 0.5}
+    assert speedup(samples.case("Small", 1, **seconds)) == 3.0
+
+
+def test_a_wrong_answer_earns_no_speedup():
+    case = samples.case("Small", 1, failure="outputs differ", packhorse=1.0, onnxruntime=3.0)
+    assert speedup(case) is None
+    assert means([case])[0].over_peer["onnxruntime"] is None
+
+
+def test_scaling_compares_the_same_case_on_one_thread():
+    cases = [
+        samples.case("Small", 1, packhorse=1.0),
+        samples.case("Small", 1, batch=8, packhorse=7.0),
+        samples.case("Small", 2, packhorse=0.5),
+    ]
+    assert scaling(cases, cases[2], "packhorse") == 2.0
+    assert scaling(cases, cases[2], "openvino") is None
+    assert scaling(cases[1:], cases[2], "packhorse") is None
+
+
+def test_means_by_group():
+    cases = [
+        samples.case("Small", 1, packhorse=1.0, onnxruntime=2.0, openvino=9.0),
+        samples.case("Small", 2, batch=8, packhorse=1.0, onnxruntime=8.0, openvino=16.0),
+    ]
+    groups = {mean.label: mean for mean in means(cases)}
+    assert list(groups) == ["all cases", "threads 1", "threads 2", "batch 1", "Small"]
+    whole = groups["all cases"]
+    assert whole.cases == 2
+    assert whole.over_fastest == pytest.approx(4.0)
+    assert whole.over_peer["openvino"] == pytest.approx(12.0)
+    assert whole.worst == 2.0
+    assert groups["batch 1"].over_fastest == 2.0

@@ -1,0 +1,67 @@
+import pytest
+
+from benchmarks.remote import RemoteError
+from benchmarks.turns import Pace, take_turns
+
+PACE = Pace(rounds=3, block_seconds=1.0, pause_seconds=0.05, max_calls=50)
+
+
+class Clock:
+    """Time that passes only when someone sleeps or calls; logs what happened."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.log = []
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.log.append("pause")
+
+
+class Fake:
+    def __init__(self, name, clock, seconds, fails_at=None):
+        self.name, self.clock, self.seconds, self.fails_at = name, clock, seconds, fails_at
+        self.blocks = []
+
+    def block(self, calls, discard):
+        self.blocks.append((calls, discard))
+        self.clock.log.append(self.name)
+        if len(self.blocks) == self.fails_at:
+            raise RemoteError("process ended")
+        self.clock.now += self.seconds * (calls + discard)
+        return [self.seconds] * calls
+
+
+def test_every_block_comes_after_a_pause_and_the_order_turns():
+    clock = Clock()
+    contenders = [Fake(name, clock, 0.1) for name in "abc"]
+    take_turns(contenders, PACE, clock.sleep)
+    assert clock.log[::2] == ["pause"] * 12
+    assert "".join(clock.log[1::2]) == "abc" + "abc" + "bca" + "cab"
+
+
+def test_blocks_last_about_as_long_for_each():
+    clock = Clock()
+    fast, slow, instant = Fake("fast", clock, 0.1), Fake("slow", clock, 3.0), Fake("x", clock, 1e-6)
+    times = take_turns([fast, slow, instant], PACE, clock.sleep)
+    assert fast.blocks == [(1, 1)] + [(10, 1)] * 3
+    assert slow.blocks == [(1, 1)] + [(1, 0)] * 3, "a long call is not wasted on warming up"
+    assert instant.blocks[1:] == [(PACE.max_calls, 1)] * 3
+    assert times["fast"].seconds == [0.1] * 30
+    assert times["slow"].seconds == [3.0] * 3
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 4])
+def test_one_that_fails_drops_out_and_keeps_what_it_had(fails_at):
+    clock = Clock()
+    broken, sound = Fake("broken", clock, 0.5, fails_at), Fake("sound", clock, 0.5)
+    times = take_turns([broken, sound], PACE, clock.sleep)
+    assert times["broken"].failure == "process ended"
+    assert len(broken.blocks) == fails_at
+    assert len(times["broken"].seconds) == 2 * max(fails_at - 2, 0)
+    assert times["sound"].failure is None
+    assert len(times["sound"].seconds) == 6
+
+
+def test_nobody_is_a_field_too():
+    assert take_turns([], PACE, Clock().sleep) == {}
