@@ -157,9 +157,15 @@ def _emit_strided(
 
 
 def emit_zero_halo(low: Lowering, whole: Tensor, window: Tensor) -> None:
-    """Emit the zeroing of everything in dense `whole` outside `window`, and nothing inside.
+    """Emit the zeroing of everything in dense `whole` outside `window`, and nothing inside."""
+    emit_frame(low, whole, window, 0)
 
-    The window must be row-major in the buffer of `whole`.
+
+def emit_frame(low: Lowering, whole: Tensor, window: Tensor, pattern: int) -> None:
+    """Fill everything in dense `whole` outside `window`, and nothing inside.
+
+    `pattern` is the 8 bytes that the filling element repeats to. The window must be row-major in
+    the buffer of `whole`.
     """
     assert whole.is_contiguous, f"{whole.buffer.name}: a halo in a buffer with gaps"
     assert window.buffer is whole.buffer
@@ -182,5 +188,6 @@ def emit_zero_halo(low: Lowering, whole: Tensor, window: Tensor) -> None:
         start=(window.offset - whole.offset) * itemsize,
         run_bytes=run * itemsize,
         total_bytes=total,
+        pattern=pattern,
         **axis_words(rank, axes, "y", [itemsize]),
     )
