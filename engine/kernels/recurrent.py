@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from engine.codegen.abi import Layout
+from engine.codegen.abi import Layout, Status
 from engine.codegen.builder import F32, I32, I64, PTR, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
@@ -44,9 +44,12 @@ _CHAINS: Final = 8
 
 
 def tile_rows(target: Target, gates: int) -> int:
-    """Most rows of a register tile: accumulators, one broadcast per row and a weight must fit."""
-    spare = target.registers - 1
-    return max(1, min(8, spare // (gates + 1)))
+    """Most rows of a register tile: accumulators, the panel's weights and a broadcast must fit.
+
+    More than eight rows have no registers for their pointers.
+    """
+    spare = target.registers - gates - 1
+    return max(1, min(8, spare // gates))
 
 
 def tile_panels(target: Target, gates: int) -> int:
@@ -130,17 +133,20 @@ class _Recurrent:
             panel_shifts = [panel * p for p in range(panels)]
             with k.loop(0, length, unroll):
                 for step in range(unroll):
-                    spread = [
-                        lanes.splat(k.load(state.get() + row_shifts[row] + step * 4, F32))
-                        for row in range(rows)
+                    factors = [
+                        k.load(
+                            weight.get() + panel_shifts[p] + (step * gates + g) * lanes.bytes,
+                            lanes.kind,
+                        )
+                        for p in range(panels)
+                        for g in range(gates)
                     ]
-                    for p in range(panels):
-                        for g in range(gates):
-                            shift = panel_shifts[p] + (step * gates + g) * lanes.bytes
-                            factor = k.load(weight.get() + shift, lanes.kind)
-                            for row in range(rows):
-                                total = totals[row, p, g]
-                                total.set(k.fma(spread[row], factor, total.get()))
+                    for row in range(rows):
+                        value = k.load(state.get() + row_shifts[row] + step * 4, F32)
+                        spread = lanes.splat(value)
+                        for index, factor in enumerate(factors):
+                            total = totals[row, index // gates, index % gates]
+                            total.set(k.fma(spread, factor, total.get()))
                 state.add(unroll * 4)
                 weight.add(unroll * gates * lanes.bytes)
             for index, place in enumerate(shape):
@@ -163,6 +169,11 @@ class _Recurrent:
     def block(self, direction: Val, first: Val, rows: Val, reversed_: Val) -> None:
         """All steps of a block of rows."""
         k, n = self.k, self.n
+        if self.options["lengths"]:
+            with k.loop(0, rows) as row:
+                length = self.length_of(first + row)
+                with k.when((length < 0) | (length > n["steps"])):
+                    k.ret(Status.INDEX_OUT_OF_RANGE)
         area = rows * self.pitch
         old = k.variable(k.scratch())
         new = k.variable(k.scratch() + area)
@@ -191,6 +202,10 @@ class _Recurrent:
         self.finish("yh", old.get(), direction, first, rows)
         if self.cell == "lstm":
             self.finish("yc", places["c"], direction, first, rows)
+
+    def length_of(self, row: Val) -> Val:
+        """Steps of a row's sequence."""
+        return self.k.convert(self.k.load(self.p["lengths"] + row * 4, I32), I64)
 
     def initialise(self, name: str, state: Val, direction: Val, first: Val, rows: Val) -> None:
         """Fill a state from the initial one, or with zeros; padding columns are zero."""
@@ -282,8 +297,7 @@ class _Recurrent:
         last = n["steps"]
         active: Val | None = None
         if self.options["lengths"]:
-            length = k.load(self.p["lengths"] + (first + row) * 4, I32)
-            last = k.convert(length, I64)
+            last = self.length_of(first + row)
             active = step < last
         time = k.select(reversed_, last - 1 - step, step)
         if active is not None:

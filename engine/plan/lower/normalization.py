@@ -89,12 +89,15 @@ def _lower_tail(node: Node, low: Lowering, norm: str, default_epsilon: float = 1
     x, y = low.read_dense(value), low.write(node.outputs[0])
     rows, length = product(shape[:axis]), product(shape[axis:])
     statistics: tuple[Tensor, Tensor] | None = None
-    if len(node.outputs) > 1:
+    if any(output.name for output in node.outputs[1:]):
         # Of root mean square normalisation the second output is the factor, there is no mean.
-        last = 1 if norm == "square" else 2
-        mean = low.temp(x.dtype, (rows,), "mean") if last == 1 else low.write(node.outputs[1])
-        has_factor = len(node.outputs) > last
-        inverse = low.write(node.outputs[last]) if has_factor else low.temp(x.dtype, (rows,))
+        places = (None, 1) if norm == "square" else (1, 2)
+        mean, inverse = (
+            low.write(node.outputs[place])
+            if place is not None and place < len(node.outputs) and node.outputs[place].name
+            else low.temp(x.dtype, (rows,), "statistics")
+            for place in places
+        )
         statistics = (mean, inverse)
     _emit_rows(
         low,
@@ -269,7 +272,7 @@ def _statistics(node: Node) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 def lower_batch(node: Node, low: Lowering) -> None:
     """Inference of a batch normalisation that no convolution took in: [N, C, spatial...]."""
     value, shape, dtype = _input(node)
-    if node.attribute("training_mode", 0) or len(node.outputs) > 1:
+    if node.attribute("training_mode", 0) or any(v.name for v in node.outputs[1:]):
         raise NoKernel("training mode has no native kernel")
     if value.rank < 2:
         raise NoKernel("the input has no channels")

@@ -108,7 +108,7 @@ def _operation(node: Node) -> str:
         raise NoKernel("the rank of the input is not known")
     if not 3 <= value.rank <= 5:
         raise NoKernel(f"pooling of rank {value.rank}; kernels exist for 1 to 3 spatial axes")
-    if len(node.outputs) > 1:
+    if any(output.name for output in node.outputs[1:]):
         raise NoKernel("the output Indices has no native kernel")
     dtype = str(value.dtype)
     if node.op == "MaxPool":

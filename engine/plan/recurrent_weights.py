@@ -1,0 +1,53 @@
+"""Packing of recurrent layers' weights, once at load, to the formats of `engine.kernels.recurrent`.
+
+ONNX keeps weights as [directions, gates * hidden, depth]. Hidden columns are zero-padded to whole
+vectors of `lanes` and cut into panels; a panel holds all gates of its columns side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def padded(hidden: int, lanes: int) -> int:
+    """Hidden columns in whole vectors."""
+    return -(-hidden // lanes) * lanes
+
+
+def columns(values: FloatArray, gates: int, lanes: int) -> FloatArray:
+    """[directions, gates * hidden, ...] to [directions, panels, gates, lanes, ...]."""
+    directions, rows = values.shape[:2]
+    hidden = rows // gates
+    rest = values.shape[2:]
+    width = padded(hidden, lanes)
+    wide = np.zeros((directions, gates, width, *rest), np.float32)
+    wide[:, :, :hidden] = values.reshape(directions, gates, hidden, *rest)
+    return wide.reshape(directions, gates, width // lanes, lanes, *rest).swapaxes(1, 2)
+
+
+def pack_projection(weights: FloatArray, gates: int, lanes: int) -> FloatArray:
+    """Matrix [inputs, directions * panels * gates * lanes] that projects all directions at once."""
+    inputs = weights.shape[2]
+    return np.ascontiguousarray(columns(weights, gates, lanes).reshape(-1, inputs).T)
+
+
+def pack_recurrent(weights: FloatArray, gates: int, lanes: int) -> FloatArray:
+    """[directions, gates * hidden, hidden] to [directions, panels, padded, gates, lanes]."""
+    hidden = weights.shape[2]
+    width = padded(hidden, lanes)
+    panels = np.zeros((*columns(weights, gates, lanes).shape[:4], width), np.float32)
+    panels[..., :hidden] = columns(weights, gates, lanes)
+    return np.ascontiguousarray(panels.transpose(0, 1, 4, 2, 3))
+
+
+def pad_gates(values: FloatArray, gates: int, lanes: int) -> FloatArray:
+    """[directions, gates * hidden] to [directions, gates, padded]."""
+    directions, rows = values.shape
+    hidden = rows // gates
+    wide = np.zeros((directions, gates, padded(hidden, lanes)), np.float32)
+    wide[:, :, :hidden] = values.reshape(directions, gates, hidden)
+    return wide
