@@ -131,8 +131,6 @@ def _build(symbol: str, target: Target, options: Options) -> str:
     return str(k.module)
 
 
-DEPTHWISE = register(
-    Family("depthwise", "convolution with one filter per channel", layout, _build)
-)
+DEPTHWISE = register(Family("depthwise", "convolution with one filter per channel", layout, _build))
 
 __all__ = ["DEPTHWISE", "layout", "spec"]

@@ -178,7 +178,9 @@ def _merge_rows(call: DotCall) -> tuple[tuple[Dim, ...], list[Axes]]:
     operands = [call.a, call.c, *(axes for _, axes in call.extras)]
     followed = [
         axes
-        for axes, access in zip(operands, ["tile", "tile", *(a for a, _ in call.extras)], strict=True)
+        for axes, access in zip(
+            operands, ["tile", "tile", *(a for a, _ in call.extras)], strict=True
+        )
         if access == "tile"
     ]
     lengths: list[Dim] = []

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from engine.explanation import Explanation, Operation, PassNote
 from engine.graph.ir import Graph, Node, Value
 from engine.graph.passes import PassReport
-from engine.plan.program import Program
-from engine.plan.segments import Fallback, Plan
+from engine.plan.segments import Control, Fallback, Plan, Segment, every
 from engine.plan.tensor import Space
 
 
@@ -34,7 +33,7 @@ class Record:
         """Add the graph as it will run, the passes' reports, and the plan."""
         self.after = _lines(graph)
         self.passes = tuple(PassNote(r.name, r.changes, tuple(r.notes)) for r in reports)
-        self.operations = tuple(op for s in made.segments for op in _operations(s))
+        self.operations = tuple(op for s in every(made.segments) for op in _operations(s))
 
 
 def explain(record: Record) -> Explanation:
@@ -53,11 +52,14 @@ def explain(record: Record) -> Explanation:
     )
 
 
-def _operations(segment: Program | Fallback) -> list[Operation]:
+def _operations(segment: Segment) -> list[Operation]:
     if isinstance(segment, Fallback):
         node = segment.node
         kernel = "onnx reference implementation"
         return [Operation(node.label, node.key, kernel, False, segment.reason, 0, _shapes(node))]
+    if isinstance(segment, Control):
+        node = segment.node
+        return [Operation(node.label, node.key, "control flow", True, "", 0, _shapes(node))]
     grouped: dict[int, tuple[Node, list[str], int]] = {}
     for call in segment.calls:
         node, kernels, packed = grouped.get(id(call.node), (call.node, [], 0))

@@ -1,7 +1,7 @@
 """Lowering: each node of the graph becomes kernel calls on physical tensors.
 
-A lowering function takes ``(node, low)``, reads its inputs' tensors with `Lowering.read`, claims its
-outputs with `Lowering.write` (or `Lowering.alias` for a view) and emits `Lowering.call`. It raises
+A lowering function takes ``(node, low)``, reads its inputs' tensors with `Lowering.read`, claims
+its outputs with `Lowering.write` (or `Lowering.alias` for a view) and emits `Lowering.call`. It raises
 `NoKernel` with a reason, before it emits anything, where the node must take the fallback path.
 """
 

@@ -146,9 +146,7 @@ class Program:
                     found[id(tensor.buffer)] = tensor.buffer
         return list(found.values())
 
-    def _dependencies(
-        self, places: Mapping[int, int]
-    ) -> tuple[list[tuple[int, int]], list[int]]:
+    def _dependencies(self, places: Mapping[int, int]) -> tuple[list[tuple[int, int]], list[int]]:
         """Lifetimes of arena buffers, and per call how many leading calls it must wait for.
 
         A call waits for the last earlier call that wrote what it touches or read what it writes.
@@ -213,9 +211,7 @@ class Program:
         return needs
 
 
-def _put(
-    block: list[int], word: int, value: Dim, at: int, dynamic: list[tuple[int, Dim]]
-) -> None:
+def _put(block: list[int], word: int, value: Dim, at: int, dynamic: list[tuple[int, Dim]]) -> None:
     if value.is_constant:
         block[word] = value.value
     else:

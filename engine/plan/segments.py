@@ -8,7 +8,7 @@ they follow from the sizes and are written out only where a kernel or a fallback
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.codegen.target import Target
@@ -30,7 +30,15 @@ class Fallback:
     reason: str
 
 
-Segment = Program | Fallback
+@dataclass(eq=False)
+class Control:
+    """A node with subgraphs; each of its bodies, by attribute name, is planned like a graph."""
+
+    node: Node
+    bodies: dict[str, tuple[Graph, list[Segment]]]
+
+
+Segment = Program | Fallback | Control
 
 
 @dataclass(eq=False)
@@ -39,6 +47,19 @@ class Plan:
 
     segments: list[Segment]
     weights: list[Buffer]
+
+    def programs(self) -> list[Program]:
+        """Every native program, those of subgraphs too."""
+        return [segment for segment in every(self.segments) if isinstance(segment, Program)]
+
+
+def every(segments: Sequence[Segment]) -> Iterator[Segment]:
+    """All segments in order, each control-flow node before its bodies."""
+    for segment in segments:
+        yield segment
+        if isinstance(segment, Control):
+            for _, inner in segment.bodies.values():
+                yield from every(inner)
 
 
 @dataclass(eq=False)
@@ -53,18 +74,27 @@ class _Open:
 class Planner:
     """Lowers one graph; use `plan`."""
 
-    def __init__(self, graph: Graph, target: Target, threads: int) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        threads: int,
+        weights: list[Buffer],
+        symbols: frozenset[str] = frozenset(),
+    ) -> None:
         self.graph = graph
         self.target = target
         self.threads = threads
-        self.weights: list[Buffer] = []
+        self.weights = weights
         self.segments: list[Segment] = []
         self.reasons: dict[int, str] = {}
-        self.available = {id(value) for value in graph.inputs}
+        outside = (*graph.inputs, *graph.captures)
+        self.available = {id(value) for value in outside}
         self.available |= {id(v) for v in graph.values() if v.is_constant or v.dims is not None}
-        self.symbols = {s for value in graph.inputs for d in value.shape or () for s in d.symbols}
+        self.symbols = {s for value in outside for d in value.shape or () for s in d.symbols}
+        self.symbols |= symbols
 
-    def plan(self) -> Plan:
+    def plan(self) -> list[Segment]:
         """Partition and lower the whole graph."""
         pending = [node for node in self.graph.nodes if not _follows_from_sizes(node)]
         opened = self._open()
@@ -76,7 +106,7 @@ class Planner:
             pending = self._fall_back(pending)
             opened = self._open()
         self._close(opened, [])
-        return Plan(self.segments, self.weights)
+        return self.segments
 
     def _open(self) -> _Open:
         low = Lowering(self.target, weights=self.weights, threads=self.threads)
@@ -90,9 +120,11 @@ class Planner:
         """Lower every ready node that has a kernel; whether there was one, and what is left."""
         left: list[Node] = []
         for node in pending:
-            if id(node) in self.reasons or not self._is_ready(node):
-                left.append(node)
-            elif not self._lower(opened, node):
+            if (
+                id(node) in self.reasons
+                or not self._is_ready(node)
+                or not self._lower(opened, node)
+            ):
                 left.append(node)
         return len(left) < len(pending), left
 
@@ -130,7 +162,7 @@ class Planner:
     def _check_symbols(self, node: Node) -> None:
         """Sizes must be known when the segment is bound."""
         if subgraphs(node):
-            raise NoKernel(f"{node.key} runs its subgraphs on the fallback path")
+            raise NoKernel(f"{node.key} decides in Python which of its segments run")
         for value in (*(v for v in node.inputs if v is not None), *node.outputs):
             if value.kind != "tensor" or (value.name and value.shape is None):
                 raise NoKernel(f"the rank of {value.name} is unknown")
@@ -148,7 +180,7 @@ class Planner:
                 left.append(node)
                 continue
             ran = True
-            self.segments.append(Fallback(node, ReferenceKernel(node), self.reasons[id(node)]))
+            self.segments.append(self._segment(node))
             for value in node.outputs:
                 self.available.add(id(value))
                 self.symbols |= {s for dim in value.shape or () for s in dim.symbols}
@@ -159,6 +191,18 @@ class Planner:
         for node in left:
             self.reasons.pop(id(node), None)
         return left
+
+    def _segment(self, node: Node) -> Segment:
+        if not subgraphs(node):
+            return Fallback(node, ReferenceKernel(node), self.reasons[id(node)])
+        bodies = {}
+        for name, graph in node.attributes.items():
+            if isinstance(graph, Graph):
+                inner = Planner(
+                    graph, self.target, self.threads, self.weights, frozenset(self.symbols)
+                )
+                bodies[name] = (graph, inner.plan())
+        return Control(node, bodies)
 
     def _close(self, opened: _Open, pending: Sequence[Node]) -> None:
         """End the segment; what later nodes or the caller read becomes an output."""
@@ -174,7 +218,8 @@ class Planner:
 
 def plan(graph: Graph, target: Target, threads: int) -> Plan:
     """Segments of a graph for a target; `threads` only influences schedules."""
-    return Planner(graph, target, threads).plan()
+    weights: list[Buffer] = []
+    return Plan(Planner(graph, target, threads, weights).plan(), weights)
 
 
 def _follows_from_sizes(node: Node) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 from engine.runtime.gang import Gang, Job
 
@@ -13,7 +13,7 @@ from engine.runtime.gang import Gang, Job
 class Completions:
     """Futures of the jobs in flight that were submitted from one asyncio loop."""
 
-    _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Completions] = (
+    _loops: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Completions]] = (
         weakref.WeakKeyDictionary()
     )
 

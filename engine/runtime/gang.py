@@ -106,6 +106,7 @@ class Gang:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
+        self.inline = threading.Lock()
         self._arena = Block(1)
         self._spares: list[tuple[Block, Block]] = []
         self._memory = words(GangLayout.size(self.threads) // 8)
@@ -113,7 +114,7 @@ class Gang:
         self._memory[GangLayout.SPIN // 8] = SPIN_CYCLES
         self.address = address(self._memory)
         first = GangLayout.PASSED // 8
-        self._passed = self._memory[first :: 8][: self.threads]
+        self._passed = self._memory[first::8][: self.threads]
         self._scratch = [Block(SCRATCH, huge=False) for _ in range(self.threads)]
         self._members = [words(Member.SIZE // 8) for _ in range(self.threads)]
         self._handles: list[ctypes.c_ulong] = []

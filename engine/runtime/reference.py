@@ -47,7 +47,7 @@ class ReferenceKernel:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.operands: list[Value | None] = [*node.inputs, *captures(node)]
-        self._call = _control_flow(node) if subgraphs(node) else _operator(node)
+        self._call = interpreted(node) if subgraphs(node) else _operator(node)
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Outputs for the operands' arrays (lists for sequences, None where omitted).
@@ -57,6 +57,10 @@ class ReferenceKernel:
         try:
             with np.errstate(all="ignore"):
                 results = self._call(list(arrays))
+                return [
+                    _as_declared(result, value)
+                    for result, value in zip(results, self.node.outputs, strict=False)
+                ]
         except RunError:
             raise
         except Exception as error:
@@ -64,10 +68,6 @@ class ReferenceKernel:
             raise RunError(
                 f"node {self.node.label!r} ({self.node.key}) failed on inputs {shapes}: {error}"
             ) from error
-        return [
-            _as_declared(result, value)
-            for result, value in zip(results, self.node.outputs, strict=False)
-        ]
 
 
 class Interpreter:
@@ -229,20 +229,29 @@ class _TypedFunction:
         return self._bodies[key](arrays)
 
 
-def _control_flow(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
+def interpreted(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
+    """Control flow whose subgraphs are evaluated node by node."""
     own = len(node.inputs)
     order = [id(value) for value in captures(node)]
-
-    def bind(graph: Graph, interpreter: Interpreter, arrays: list[Any]) -> Any:
-        captured = [arrays[own + order.index(id(value))] for value in graph.captures]
-        return partial(interpreter.run, captured=captured)
-
     graphs = {k: v for k, v in node.attributes.items() if isinstance(v, Graph)}
     bodies = {name: Interpreter(graph) for name, graph in graphs.items()}
 
     def body(name: str, arrays: list[Any]) -> Any:
-        return bind(graphs[name], bodies[name], arrays)
+        captured = [arrays[own + order.index(id(value))] for value in graphs[name].captures]
+        return partial(bodies[name].run, captured=captured)
 
+    return control_flow(node, body)
+
+
+def control_flow(
+    node: Node, body: Callable[[str, list[Any]], Any]
+) -> Callable[[list[Any]], Sequence[Any]]:
+    """If, Loop, Scan or SequenceMap over bodies that `body` gives by attribute name and operands.
+
+    Raises ModelError for any other operator with subgraphs.
+    """
+    own = len(node.inputs)
+    graphs = {k: v for k, v in node.attributes.items() if isinstance(v, Graph)}
     if node.op == "If" and not node.domain:
         return lambda arrays: run_if(
             arrays[:own], body("then_branch", arrays), body("else_branch", arrays)

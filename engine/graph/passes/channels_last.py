@@ -400,7 +400,9 @@ class _Layout:
                 continue
             data = value.data
             if index == 1:
-                data = np.concatenate([data[: len(order)][list(order)], data[len(order) :][list(order)]])
+                data = np.concatenate(
+                    [data[: len(order)][list(order)], data[len(order) :][list(order)]]
+                )
             else:
                 data = data[list(order)]
             inputs.append(constant_value(self.names.fresh(f"{value.name}.last"), data))
