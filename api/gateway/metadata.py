@@ -117,7 +117,7 @@ class MetadataRoutes:
         return json_response({"model_stats": [self._model_statistics(model) for model in models]})
 
     def _model_statistics(self, model: ServedModel) -> dict[str, Any]:
-        memory = self._gateway.channel.stats(model.key).get("memory_bytes", 0)
+        memory = self._gateway.channel.stats(model.key).get("weight_bytes", 0)
         return self._gateway.statistics.of(model.name, model.version).json(int(memory))
 
     def _find(self, request: Request) -> ServedModel:

@@ -68,10 +68,7 @@ def dump_binary(tensor: Tensor) -> memoryview | bytes:
     """The bytes of a tensor; a view of it where it is contiguous already."""
     if tensor.dtype.kind in "OSU":
         return b"".join(_dump_string(item) for item in tensor.reshape(-1).tolist())
-    contiguous = np.ascontiguousarray(tensor)
-    if contiguous.dtype.byteorder == ">":
-        contiguous = contiguous.astype(contiguous.dtype.newbyteorder("<"))
-    return contiguous.reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
 
 
 def _dump_string(item: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""A session that runs on the reference evaluator of the onnx package and can be held up."""
+"""Sessions for tests: a reference implementation, and a wrapper that records and holds up runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.reference import ReferenceEvaluator
 
-from cluster.session import LoadProgress, Tensor, Tensors
+from cluster.session import Loader, LoadProgress, Session, Tensor, Tensors
 from engine.errors import InputError, ModelError, RunError
 
 
@@ -25,9 +25,9 @@ class Spec:
 
 
 class ReferenceSession:
-    """Runs a model; `runs` has the first input's shape of every run that finished."""
+    """Runs a model on the reference evaluator of the onnx package."""
 
-    def __init__(self, path: Path, gate: threading.Event) -> None:
+    def __init__(self, path: Path) -> None:
         try:
             model = onnx.load(path)
             onnx.checker.check_model(model)
@@ -39,15 +39,9 @@ class ReferenceSession:
         mixing = any(prop.key == "mixes_rows" for prop in model.metadata_props)
         self.batch_axis = len(first) == 1 and isinstance(next(iter(first)), str) and not mixing
         self.batch_reason = "a double's guess"
-        self.gate = gate
-        self.runs: list[tuple[int, ...]] = []
-        self.closed = False
         self._evaluator = ReferenceEvaluator(model)
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> Tensors:
-        assert not self.closed
-        self.gate.wait(20)
-        assert not self.closed
         names = [spec.name for spec in self.outputs]
         try:
             results = self._evaluator.run(names, dict(inputs))
@@ -55,9 +49,6 @@ class ReferenceSession:
             raise RunError(f"node 'lookup': {error}") from error
         except ValueError as error:
             raise InputError(str(error)) from error
-        for array in inputs.values():
-            self.runs.append(array.shape)
-            break
         found = dict(zip(names, results, strict=True))
         return {name: np.asarray(found[name]) for name in (outputs or names)}
 
@@ -66,26 +57,69 @@ class ReferenceSession:
     ) -> Tensors:
         return await asyncio.to_thread(self.run, inputs, outputs)
 
-    def stats(self) -> dict[str, int]:
-        return {"runs": len(self.runs), "memory_bytes": 1234}
+    def stats(self) -> dict[str, int | float]:
+        return {"weight_bytes": 1234}
+
+    def close(self) -> None:
+        pass
+
+
+def load_reference(path: Path, *, threads: int | None, progress: LoadProgress) -> ReferenceSession:
+    progress("reading", 1, 1)
+    return ReferenceSession(path)
+
+
+class HeldSession:
+    """Any session; `runs` has the first input's shape of every run that succeeded."""
+
+    def __init__(self, session: Session, gate: threading.Event) -> None:
+        self._session = session
+        self._gate = gate
+        self.inputs = session.inputs
+        self.outputs = session.outputs
+        self.batch_axis = session.batch_axis
+        self.batch_reason = session.batch_reason
+        self.runs: list[tuple[int, ...]] = []
+        self.closed = False
+
+    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> Tensors:
+        assert not self.closed
+        results = self._session.run(inputs, outputs)
+        self._record(inputs)
+        return results
+
+    async def run_async(
+        self, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None
+    ) -> Tensors:
+        if not self._gate.is_set():
+            await asyncio.to_thread(self._gate.wait, 20)
+        assert not self.closed
+        results = await self._session.run_async(inputs, outputs)
+        self._record(inputs)
+        return results
+
+    def stats(self) -> Mapping[str, int | float]:
+        return self._session.stats()
 
     def close(self) -> None:
         self.closed = True
+        self._session.close()
+
+    def _record(self, inputs: Mapping[str, Tensor]) -> None:
+        self.runs.append(next(iter(inputs.values())).shape)
 
 
-class ReferenceLoader:
-    """Loads reference sessions; `hold` stops every run until `release`."""
+class HeldLoader:
+    """Loads sessions, by default reference ones; `hold` stops every run until `release`."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Loader = load_reference) -> None:
+        self._load = load
         self.gate = threading.Event()
         self.gate.set()
-        self.sessions: list[ReferenceSession] = []
+        self.sessions: list[HeldSession] = []
 
-    def __call__(
-        self, path: Path, *, threads: int | None, progress: LoadProgress
-    ) -> ReferenceSession:
-        progress("reading", 1, 1)
-        session = ReferenceSession(path, self.gate)
+    def __call__(self, path: Path, *, threads: int | None, progress: LoadProgress) -> HeldSession:
+        session = HeldSession(self._load(path, threads=threads, progress=progress), self.gate)
         self.sessions.append(session)
         return session
 

@@ -15,13 +15,13 @@ from cluster.config import ModelConfig
 from cluster.errors import LoadError, ModelNotFoundError, ModelUnavailableError, RepositoryError
 from cluster.repository import Repository
 from tests.cluster import small_models
-from tests.cluster.doubles import ReferenceLoader
+from tests.cluster.doubles import HeldLoader
 
 
 class Fixture:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.loader = ReferenceLoader()
+        self.loader = HeldLoader()
         small_models.store(root, "scale", small_models.scale(2))
         self.channel = InProcessChannel(self.loader)
         self.progress: list[tuple] = []

@@ -17,7 +17,7 @@ from api.server import InferenceServer, ServerEvent
 from api.settings import Settings
 from cluster.channel.inprocess import InProcessChannel
 from tests.cluster import small_models
-from tests.cluster.doubles import ReferenceLoader
+from tests.cluster.doubles import HeldLoader
 
 
 class RunningServer:
@@ -25,7 +25,7 @@ class RunningServer:
 
     def __init__(self, repository: Path, **settings: Any) -> None:
         self.repository = repository
-        self.loader = ReferenceLoader()
+        self.loader = HeldLoader()
         self.events: list[ServerEvent] = []
         self.server = InferenceServer(
             Settings(models=repository, port=0, **settings),

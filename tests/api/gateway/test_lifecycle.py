@@ -18,7 +18,7 @@ from cluster.channel.inprocess import InProcessChannel
 from cluster.errors import ChannelError, RepositoryError
 from tests.api.gateway.conftest import RunningServer
 from tests.cluster import small_models
-from tests.cluster.doubles import ReferenceLoader
+from tests.cluster.doubles import HeldLoader
 
 SCALE = {"scale": small_models.scale(2)}
 
@@ -153,13 +153,13 @@ def test_readiness_turns_before_connections_are_refused(start):
 
 def test_it_answers_while_models_load(start, tmp_path: Path, monkeypatch):
     release = threading.Event()
-    load = ReferenceLoader.__call__
+    load = HeldLoader.__call__
 
     def slow(self, path, **options):
         release.wait(20)
         return load(self, path, **options)
 
-    monkeypatch.setattr(ReferenceLoader, "__call__", slow)
+    monkeypatch.setattr(HeldLoader, "__call__", slow)
     server = start(SCALE, ready=False)
     server.wait_for("listening")
     assert server.http.get("/v2/health/live").status_code == 200
@@ -177,7 +177,7 @@ def test_it_answers_while_models_load(start, tmp_path: Path, monkeypatch):
 
 def test_shutdown_while_loading(start, monkeypatch):
     """Mirrors L0_lifecycle's case of this name: the load is given up at its next report."""
-    load = ReferenceLoader.__call__
+    load = HeldLoader.__call__
     given_up = threading.Event()
 
     def slow(self, path, **options):
@@ -188,7 +188,7 @@ def test_shutdown_while_loading(start, monkeypatch):
             given_up.set()
             raise
 
-    monkeypatch.setattr(ReferenceLoader, "__call__", slow)
+    monkeypatch.setattr(HeldLoader, "__call__", slow)
     server = start(SCALE, ready=False)
     server.wait_for("listening")
     server.stop()
@@ -200,7 +200,7 @@ def test_a_model_that_fails_to_load_stops_the_server(tmp_path: Path):
     small_models.store(tmp_path, "broken", small_models.identity()).write_bytes(b"not onnx")
     settings = Settings(models=tmp_path, port=0)
     events = []
-    server = InferenceServer(settings, events.append, channel=InProcessChannel(ReferenceLoader()))
+    server = InferenceServer(settings, events.append, channel=InProcessChannel(HeldLoader()))
     server.run()
     kinds = [event.kind for event in events]
     assert set(kinds[:2]) == {"listening", "loading"}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cluster.channel import Channel
-from cluster.channel.inprocess import InProcessChannel
+from cluster.channel.inprocess import EngineLoader, InProcessChannel
+from cluster.session import Loader
 from tests.cluster import small_models
-from tests.cluster.doubles import ReferenceLoader
+from tests.cluster.doubles import HeldLoader, load_reference
 
 
 @dataclass
@@ -19,21 +20,22 @@ class Setup:
     """A channel, what holds its worker up, and a folder with models."""
 
     channel: Channel
-    loader: ReferenceLoader
+    loader: HeldLoader
     folder: Path
 
 
-def _in_process(loader: ReferenceLoader) -> Channel:
-    return InProcessChannel(loader)
-
-
-KINDS: dict[str, Callable[[ReferenceLoader], Channel]] = {"inprocess": _in_process}
+KINDS: dict[str, tuple[Callable[[HeldLoader], Channel], Loader]] = {
+    "inprocess-reference": (InProcessChannel, load_reference),
+    "inprocess-engine": (InProcessChannel, EngineLoader()),
+}
+"""A channel and what it loads models with, by the name of the pair."""
 
 
 @pytest.fixture(params=KINDS)
 async def setup(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setup]:
-    loader = ReferenceLoader()
-    channel = KINDS[request.param](loader)
+    make, load = KINDS[request.param]
+    loader = HeldLoader(load)
+    channel = make(loader)
     small_models.store(tmp_path, "scale", small_models.scale(2))
     small_models.store(tmp_path, "lookup", small_models.lookup())
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
