@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.graph.batching_positions import Positions
 from engine.graph.batching_rules import RULES, Refusal, Rows, elementwise, reshape
 from engine.graph.dims import Dim
 from engine.graph.ir import Graph, Node, Value, subgraphs
@@ -37,10 +38,11 @@ def batch_axis(graph: Graph) -> BatchAxis:
     except Refusal as refusal:
         return BatchAxis(False, None, str(refusal))
     rows = Rows(symbol)
+    positions = Positions(rows)
     try:
         for value in graph.inputs:
             rows.carry(value, 0)
-        _walk(graph, rows)
+        _walk(graph, rows, positions)
         for value in graph.outputs:
             _check_output(value, rows)
     except Refusal as refusal:
@@ -74,43 +76,43 @@ def _check_output(value: Value, rows: Rows) -> None:
         raise Refusal(f"output {value.name!r} carries the rows on axis {axis} as {where}")
 
 
-def _walk(graph: Graph, rows: Rows) -> None:
+def _walk(graph: Graph, rows: Rows, positions: Positions) -> None:
     for node in graph.nodes:
         try:
-            _follow(node, rows)
+            _follow(node, rows, positions)
         except Refusal as refusal:
             raise Refusal(f"node {node.label!r} ({node.key}) {refusal}") from None
 
 
-def _follow(node: Node, rows: Rows) -> None:
+def _follow(node: Node, rows: Rows, positions: Positions) -> None:
     inner = subgraphs(node)
     read = [v for v in node.inputs if v is not None]
     read += [v for body in inner for v in body.captures]
     if not any(rows.touches(value) for value in read):
-        pass
+        positions.follow_free(node)
     elif node.op == "If" and not node.domain:
-        _follow_branches(node, inner, rows)
+        _follow_branches(node, inner, rows, positions)
     elif inner:
         raise Refusal("has a body that uses the batch, which is not followed")
-    elif all(value.dims is not None for value in node.outputs):
-        pass
-    else:
+    elif not all(value.dims is not None for value in node.outputs) and not positions.follow(node):
         _apply(node, read, rows)
     for value in node.outputs:
         _check_shape(value, rows)
 
 
-def _follow_branches(node: Node, branches: list[Graph], rows: Rows) -> None:
+def _follow_branches(node: Node, branches: list[Graph], rows: Rows, positions: Positions) -> None:
     condition = node.input(0)
     if condition is not None and rows.touches(condition):
         raise Refusal("decides by the batch")
     for branch in branches:
-        _walk(branch, rows)
+        _walk(branch, rows, positions)
     for output, results in zip(
         node.outputs, zip(*(b.outputs for b in branches), strict=True), strict=True
     ):
         axes = {rows.axis(value) for value in results}
-        if len(axes) != 1 or any(rows.is_number(value) for value in results):
+        if len(axes) != 1 or any(
+            rows.is_number(value) or positions.depends_on_row(value) for value in results
+        ):
             raise Refusal("carries the rows differently in its branches")
         axis = axes.pop()
         if axis is not None:

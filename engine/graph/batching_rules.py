@@ -163,10 +163,12 @@ def _dropout(node: Node, rows: Rows) -> Result:
 @_rule("QuantizeLinear", "DequantizeLinear")
 def _quantise(node: Node, rows: Rows) -> Result:
     axis = _data_axis(node, rows)
-    if _rank(node.input(1)) == 0 or all(dim == 1 for dim in _shape(node.input(1))):
-        return axis
-    if _positive(node.attribute("axis", 1), _rank(node.input(0))) == axis:
+    scale = _shape(node.input(1))
+    along = _positive(node.attribute("axis", 1), _rank(node.input(0)))
+    if len(scale) == 1 and scale[0] != 1 and along == axis:
         raise Refusal("scales along the batch")
+    if len(scale) > 1 and scale[axis] != 1:
+        raise Refusal("scales along the batch in blocks")
     return axis
 
 
@@ -220,18 +222,27 @@ def _first_axis(node: Node, rows: Rows) -> Result:
     "TensorScatter",
 )
 def _first_axis_of_all(node: Node, rows: Rows) -> Result:
-    """Operators whose inputs all have rows on axis 0, except those without a batch axis."""
-    required = {"Attention": 3, "GridSample": 2, "LinearAttention": 3, "TensorScatter": 2}
+    """Operators whose inputs all have rows on axis 0, except parameters for all of them."""
     for index, value in enumerate(node.inputs):
         if value is None:
             continue
-        if rows.is_number(value) or rows.axis(value) not in (None, 0):
+        axis = rows.axis(value)
+        if rows.is_number(value) or axis not in (None, 0):
             raise Refusal(f"does not have the batch on axis 0 of {value.name!r}")
-        if rows.axis(value) is None and index < required.get(node.op, 1):
+        if axis is None and not _is_shared(node, index, value):
             raise Refusal(f"uses {value.name!r} for every row")
-        if rows.axis(value) == 0 and node.op == "Attention" and index == 3 and _rank(value) < 4:
+        if axis == 0 and node.op == "Attention" and index == 3 and _rank(value) < 4:
             raise Refusal("has a mask whose axis 0 is not the batch")
     return 0
+
+
+def _is_shared(node: Node, index: int, value: Value) -> bool:
+    """Whether an input without rows may serve all rows."""
+    if node.op == "Attention":
+        return index == 3 and (_rank(value) < 4 or _shape(value)[0] == 1)
+    if node.op == "RotaryEmbedding":
+        return index in (1, 2) and _rank(value) == 2
+    return index in {"CausalConvWithState": (1, 2), "DeformConv": (1, 3)}.get(node.op, ())
 
 
 @_rule("MaxPool")

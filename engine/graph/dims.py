@@ -157,6 +157,14 @@ class Dim:
         """Whether the value is proven to be >= `bound` for all symbol values."""
         return _proven_nonnegative(self - bound, _PROOF_DEPTH)
 
+    def never_one(self) -> bool:
+        """Whether the value is proven to differ from 1, so that it never broadcasts."""
+        if self.is_constant:
+            return self.value != 1
+        constant = 0 if self.terms[-1][0] else self.terms[-1][1]
+        step = math.gcd(*(coefficient for monomial, coefficient in self.terms if monomial))
+        return (1 - constant) % step != 0 or self.at_least(2)
+
     def __add__(self, other: Dim | int) -> Dim:
         return _combine(self, Dim.of(other), 1)
 

@@ -232,11 +232,13 @@ class Inference:
             size = broadcast(*dims)
         except DimError as error:
             self.error(f"{what}: {error}")
-        if constants and not size.is_constant:
-            # A symbol beside a constant other than 1 can only be 1 or that constant.
-            constant = Dim.of(constants.pop())
-            self._guard(size, constant, what)
-            return constant
+        # A dim that is never 1 can only be the size itself.
+        decisive = next((dim for dim in dims if dim.never_one()), None)
+        if decisive is None:
+            decisive = next((dim for dim in dims if _is_bounded_by(dims, dim)), None)
+        if decisive is not None and size is not decisive:
+            self._guard(size, decisive, what)
+            return decisive
         return size
 
     def _guard(self, left: Dim, right: Dim, what: str) -> None:
@@ -278,3 +280,17 @@ class Inference:
     def same_shape(self, index: int = 0, output: int = 0) -> None:
         """Give `output` the shape of input `index`."""
         self.output(output, self.shape(index))
+
+
+def _is_bounded_by(dims: Sequence[Dim], dim: Dim) -> bool:
+    """Whether all other dims are ``min(dim, constants > 1)``: 1 only where `dim` is 1 itself."""
+    for other in dims:
+        atom = other.atom
+        if other is dim:
+            continue
+        if atom is None or atom.name != "minimum" or not atom.args:
+            return False
+        rest = [arg for arg in atom.args if arg is not dim]
+        if len(rest) == len(atom.args) or not all(arg.at_least(2) for arg in rest):
+            return False
+    return True

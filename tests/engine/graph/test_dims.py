@@ -109,6 +109,18 @@ def test_a_proven_bound_holds(formula: Formula, bound: int, sizes: dict[str, int
 
 
 @settings(max_examples=300, deadline=None)
+@given(formulas(), SIZES)
+def test_what_is_proven_never_to_be_one_is_not(formula: Formula, sizes: dict[str, int]) -> None:
+    dim, concrete = formula
+    assume(dim.never_one())
+    try:
+        value = concrete(sizes)
+    except ZeroDivisionError:
+        assume(False)
+    assert value != 1
+
+
+@settings(max_examples=300, deadline=None)
 @given(formulas(), formulas(), formulas())
 def test_ring_identities_have_one_normal_form(a: Formula, b: Formula, c: Formula) -> None:
     x, y, z = a[0], b[0], c[0]
