@@ -84,6 +84,7 @@ _MODULES: Final = (
     "engine.kernels.pool",
     "engine.kernels.recurrent",
     "engine.kernels.reduce",
+    "engine.kernels.resize",
     "engine.kernels.scatter",
     "engine.kernels.softmax",
     "engine.kernels.transpose",

@@ -205,6 +205,7 @@ _MODULES: Final = (
     "engine.plan.lower.pooling",
     "engine.plan.lower.recurrent",
     "engine.plan.lower.reduction",
+    "engine.plan.lower.resize",
     "engine.plan.lower.scatter",
     "engine.plan.lower.softmax",
     "engine.plan.lower.views",
