@@ -10,7 +10,12 @@ import onnx
 from onnx import NodeProto, OperatorSetIdProto, defs
 
 from engine.errors import ModelError
-from engine.graph.structure import node_label, standard_domain
+from engine.graph.structure import (
+    attribute_graphs,
+    function_key,
+    node_label,
+    standard_domain,
+)
 
 CONTRIBUTED: Final = ("com.microsoft",)
 """Domains without a schema here whose operators a later phase may know."""
@@ -61,6 +66,23 @@ def check_versions(model: onnx.ModelProto, where: str) -> None:
                 )
 
 
+def check_operators(model: onnx.ModelProto, where: str) -> None:
+    """Refuse operators that nothing defines. Raises ModelError."""
+    functions = {(standard_domain(f.domain), f.name, f.overload) for f in model.functions}
+
+    def check(nodes: Iterable[NodeProto], opsets: Mapping[str, int]) -> None:
+        for node in nodes:
+            if function_key(node) not in functions:
+                operator_version(node, opsets, f"{where}: {node_label(node)}")
+            for graph in attribute_graphs(node):
+                check(graph.node, opsets)
+
+    opsets = opset_versions(model.opset_import)
+    check(model.graph.node, opsets)
+    for function in model.functions:
+        check(function.node, opset_versions(function.opset_import) or opsets)
+
+
 def operator_version(node: NodeProto, opsets: Mapping[str, int], where: str) -> int:
     """Version of its domain since which the operator has had the meaning the node asks for.
 
@@ -79,8 +101,8 @@ def operator_version(node: NodeProto, opsets: Mapping[str, int], where: str) -> 
     opset = opsets.get(domain)
     if opset is None:
         raise ModelError(
-            f"{where}: {node_label(node)} belongs to operator set {domain or 'ai.onnx'!r}, which "
-            "the model does not import"
+            f"{where}: it belongs to operator set {domain or 'ai.onnx'!r}, which the model does "
+            "not import; export the model again"
         )
     try:
         schema = defs.get_schema(node.op_type, opset, domain)

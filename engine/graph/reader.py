@@ -15,13 +15,13 @@ from typing import Final
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto
+from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from engine.errors import ModelError
 from engine.graph.conversion import Converter
 from engine.graph.external_data import ExternalData
 from engine.graph.ir import Graph
-from engine.graph.opsets import check_versions
+from engine.graph.opsets import check_operators, check_versions
 from engine.graph.structure import attribute_graphs, check_structure
 from engine.graph.tensors import TensorReader
 
@@ -48,8 +48,9 @@ def read(source: str | Path | bytes) -> Graph:
         external, data = ExternalData(path.parent), _read_file(path)
     model = _parse(data, where)
     del data
-    check_versions(model, where)
     check_structure(model, where)
+    check_versions(model, where)
+    check_operators(model, where)
     initialisers, sparse = _detach(model.graph)
     _check_schemas(model, initialisers, sparse, where)
     graph = Converter(model, TensorReader(external), where).convert(initialisers, sparse)
@@ -64,10 +65,11 @@ def _read_file(path: Path) -> bytes:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be opened: {error}") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise ModelError(f"{path}: not a regular file; name the .onnx file itself")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: not a regular file; name the .onnx file itself")
         if status.st_size > MAX_FILE_BYTES:
             raise ModelError(
                 f"{path}: {status.st_size} bytes exceed the {MAX_FILE_BYTES} that an ONNX file "
@@ -122,6 +124,11 @@ def _check_schemas(
             skeleton.graph.input.add(name=name).type.CopyFrom(
                 onnx.helper.make_tensor_type_proto(number, list(dims))
             )
+    for info in skeleton.graph.input:
+        if not info.type.WhichOneof("value"):
+            raise ModelError(f"{where}: input {info.name!r} has no type; export the model again")
+    for info in (*skeleton.graph.input, *skeleton.graph.output):
+        _complete_type(info)
     for nodes in (skeleton.graph.node, *(f.node for f in skeleton.functions)):
         for tensor in _node_tensors(nodes):
             if (
@@ -138,6 +145,14 @@ def _check_schemas(
         raise ModelError(
             f"{where}: the model cannot be checked: {_one_line(str(error))}"
         ) from error
+
+
+def _complete_type(info: ValueInfoProto) -> None:
+    """Fill in what the check wants although nothing needs it: shapes, types of outputs."""
+    if not info.type.WhichOneof("value"):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT
+    if info.type.HasField("tensor_type"):
+        info.type.tensor_type.shape.SetInParent()
 
 
 def _node_tensors(nodes: object) -> Iterator[TensorProto]:

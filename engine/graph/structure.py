@@ -48,6 +48,7 @@ def node_label(node: NodeProto) -> str:
 
 def check_structure(model: ModelProto, where: str) -> None:
     """Check names and scopes of all graphs and sort their nodes. Raises ModelError."""
+    _check_text(model, where)
     functions: dict[FunctionKey, FunctionProto] = {}
     for function in model.functions:
         key = (standard_domain(function.domain), function.name, function.overload)
@@ -68,6 +69,46 @@ def check_structure(model: ModelProto, where: str) -> None:
         for node in function.node:
             for graph in attribute_graphs(node):
                 _order_graph(graph, defined, inner)
+
+
+def _check_text(model: ModelProto, where: str) -> None:
+    """Refuse names that are not UTF-8, which protobuf hands over as bytes."""
+
+    def nodes_text(nodes: Iterable[NodeProto]) -> Iterator[object]:
+        for node in nodes:
+            yield from (node.op_type, node.domain, node.overload, node.name)
+            yield from node.input
+            yield from node.output
+            for attribute in node.attribute:
+                yield from (attribute.name, attribute.ref_attr_name)
+            for graph in attribute_graphs(node):
+                yield from graph_text(graph)
+
+    def graph_text(graph: GraphProto) -> Iterator[object]:
+        yield graph.name
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            yield info.name
+            yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+        yield from (tensor.name for tensor in graph.initializer)
+        yield from (sparse.values.name for sparse in graph.sparse_initializer)
+        yield from nodes_text(graph.node)
+
+    def text() -> Iterator[object]:
+        yield from (item.domain for item in model.opset_import)
+        yield from graph_text(model.graph)
+        for function in model.functions:
+            yield from (function.name, function.domain, function.overload)
+            yield from (*function.input, *function.output, *function.attribute)
+            yield from (a.name for a in function.attribute_proto)
+            yield from (item.domain for item in function.opset_import)
+            yield from (info.name for info in function.value_info)
+            yield from nodes_text(function.node)
+
+    for item in text():
+        if not isinstance(item, str):
+            raise ModelError(
+                f"{where}: the name {item!r} is not UTF-8; the file is damaged, export it again"
+            )
 
 
 def _order_graph(graph: GraphProto, outer: set[str], where: str) -> None:

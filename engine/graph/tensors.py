@@ -123,6 +123,8 @@ class TensorReader:
         if tensor.data_type == TensorProto.STRING:
             raise ModelError(f"{where}: strings cannot be external data")
         entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not all(isinstance(text, str) for entry in entries.items() for text in entry):
+            raise ModelError(f"{where}: its external data is described by text that is not UTF-8")
         expected = _byte_count(tensor.data_type, count)
         data = self._external.bytes_of(entries, expected, where)
         return _from_bytes(data, tensor.data_type, shape, count, where)

@@ -161,15 +161,15 @@ def _folded(
     old_bias = np.zeros(1) if bias is None else bias.astype(np.float64)
     if linear.op == "Gemm" and bias is not None:
         old_bias = old_bias * float(attributes.pop("beta", 1.0))
-    new_bias = old_bias * factor + affine.shift
-    scaled = (weights.astype(np.float64) * _along_weights(linear, weights, factor)).astype(
-        weights.dtype
-    )
+    with np.errstate(all="ignore"):
+        new_bias = (old_bias * factor + affine.shift).astype(weights.dtype)
+        wide = weights.astype(np.float64) * _along_weights(linear, weights, factor)
+        scaled = wide.astype(weights.dtype)
     base = linear.inputs[1].name if linear.inputs[1] is not None else linear.label
     inputs: list[Value | None] = [
         linear.inputs[0],
         rewriter.constant(f"{base}_folded", scaled),
-        rewriter.constant(f"{base}_folded_bias", new_bias.astype(weights.dtype)),
+        rewriter.constant(f"{base}_folded_bias", new_bias),
     ]
     if linear.op == "MatMul":
         return Node("Gemm", inputs, [], {}, version=13, name=linear.name)
