@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from api.cli import options, terminal
-from engine.explanation import Explanation, Operation
+from engine.explanation import Explanation, Operation, PassNote
 
 
 def explain(
@@ -56,9 +56,9 @@ def _print_passes(explanation: Explanation) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("pass", "changed", "left alone, and why"):
         table.add_column(column, justify="right" if column == "changed" else "left")
-    for note in explanation.passes:
-        reasons = [f"{reason} (x{n})" if n > 1 else reason for reason, n in _counted(note.reasons)]
-        table.add_row(escape(note.name), str(note.changed), escape("\n".join(reasons)))
+    for name, changed, reasons in _by_pass(explanation.passes):
+        lines = [f"{reason} (x{n})" if n > 1 else reason for reason, n in reasons.items()]
+        table.add_row(escape(name), str(changed), escape("\n".join(lines)))
     terminal.output.print(
         f"[bold]Passes[/]  {explanation.nodes_before} nodes as read, "
         f"{explanation.nodes_after} after"
@@ -67,19 +67,29 @@ def _print_passes(explanation: Explanation) -> None:
     terminal.output.print()
 
 
-def _counted(reasons: tuple[str, ...]) -> list[tuple[str, int]]:
-    return list(Counter(reasons).items())
+def _by_pass(notes: tuple[PassNote, ...]) -> list[tuple[str, int, Counter[str]]]:
+    """Passes in the order of their first run, with what all their runs changed and left alone."""
+    changed: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = {}
+    for note in notes:
+        changed[note.name] += note.changed
+        reasons.setdefault(note.name, Counter()).update(note.reasons)
+    return [(name, changed[name], found) for name, found in reasons.items()]
 
 
 def _print_operations(explanation: Explanation) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("node", "op", "kernel", "output", "packed", "why"):
-        table.add_column(column, justify="right" if column == "packed" else "left")
+        table.add_column(column, justify="right" if column == "packed" else "left", overflow="fold")
     for operation in explanation.operations:
         table.add_row(*map(escape, _cells(operation)), style=None if operation.native else "yellow")
     terminal.output.print("[bold]Operations[/], in the order of execution")
     terminal.output.print(table)
     terminal.output.print()
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _cells(operation: Operation) -> tuple[str, ...]:
@@ -98,7 +108,7 @@ def _print_summary(explanation: Explanation) -> None:
     native = total - explanation.fallback_count
     terminal.output.print(
         f"{explanation.model}: {native} of {total} operations native "
-        f"({explanation.isa}, {explanation.threads} threads); "
+        f"({explanation.isa}, {_threads(explanation.threads)}); "
         f"{terminal.bytes_text(explanation.packed_bytes)} of packed weights"
     )
     if explanation.fallbacks:

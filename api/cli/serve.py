@@ -145,5 +145,8 @@ def serve(given: dict[str, Any]) -> None:
         server.raise_failure()
     except StartError as error:
         raise CommandError(str(error)) from None
+    except KeyboardInterrupt:
+        # Ctrl-C is how a server is meant to end; it has drained by now.
+        return
     finally:
         announcer.close()

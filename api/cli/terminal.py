@@ -12,7 +12,12 @@ from rich.progress import TimeElapsedColumn as Elapsed
 import engine
 from engine import cpu
 
-output = Console(highlight=False, soft_wrap=True)
+PLAIN_WIDTH = 200
+"""Columns of tables that go to a file or a pipe."""
+
+output = Console(
+    highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH
+)
 status = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Report = Callable[[str, int, int], None]
@@ -37,7 +42,7 @@ def sentence(stage: str, total: int) -> str:
 
 
 class Stages:
-    """Shows stages of long work: bars on a terminal, else one line per stage.
+    """Shows stages of long work: bars on a terminal, else one line per stage of several steps.
 
     Bars vanish with `close`, so that only results stay on the screen.
     """
@@ -55,7 +60,7 @@ class Stages:
         key = f"{of}/{stage}"
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(text, total=total or None)
-            if not status.is_terminal:
+            if not status.is_terminal and total > 1:
                 print(f"{text} ...", file=sys.stderr, flush=True)
         self._bars.update(self._tasks[key], description=text, completed=done, total=total or None)
 
