@@ -1,4 +1,4 @@
-"""Real servers on loopback ports, with reference sessions behind them."""
+"""Real servers on loopback ports, with the engine behind them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from api.server import InferenceServer, ServerEvent
 from api.settings import Settings
-from cluster.channel.inprocess import InProcessChannel
+from cluster.channel.inprocess import EngineLoader, InProcessChannel
 from tests.cluster import small_models
 from tests.cluster.doubles import HeldLoader
 
@@ -25,7 +25,7 @@ class RunningServer:
 
     def __init__(self, repository: Path, **settings: Any) -> None:
         self.repository = repository
-        self.loader = HeldLoader()
+        self.loader = HeldLoader(EngineLoader())
         self.events: list[ServerEvent] = []
         self.server = InferenceServer(
             Settings(models=repository, port=0, **settings),
@@ -37,8 +37,8 @@ class RunningServer:
         self._thread.start()
         self.http = httpx.Client(base_url=self.url, timeout=20)
 
-    def wait_for(self, kind: str) -> None:
-        deadline = time.monotonic() + 20
+    def wait_for(self, kind: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
         while kind not in [event.kind for event in self.events]:
             assert time.monotonic() < deadline, self.events
             time.sleep(0.005)

@@ -227,7 +227,6 @@ def test_statistics(client):
     sizes = {batch["batch_size"]: batch["compute_infer"]["count"] for batch in after["batch_stats"]}
     assert sizes[5] == 3
     assert after["last_inference"] > 1.6e12
-    assert after["memory_usage"][0]["byte_size"] == 1234
     every = client.get_inference_statistics()["model_stats"]
     assert {"flat", "identity", "versions"} <= {entry["name"] for entry in every}
 
