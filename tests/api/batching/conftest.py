@@ -18,7 +18,7 @@ from cluster.catalog import Catalog, ServedModel
 from cluster.channel.inprocess import InProcessChannel
 from cluster.repository import Repository
 from tests.cluster import small_models
-from tests.cluster.doubles import ReferenceLoader
+from tests.cluster.doubles import HeldLoader
 
 
 class Bench:
@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, root: Path, model: Any, depth: int, **settings: Any) -> None:
         small_models.store(root, "model", model)
-        self.loader = ReferenceLoader()
+        self.loader = HeldLoader()
         self.channel = InProcessChannel(self.loader, depth=depth)
         self.catalog = Catalog(Repository(root), self.channel)
         self.counters = Statistics()

@@ -273,6 +273,7 @@ async def test_requests_of_an_old_incarnation_finish_on_it(bench):
 )
 def test_every_request_gets_its_own_rows(tmp_path_factory, requests, limit):
     """Whatever the mix of row counts, widths and priorities: own values, nothing lost."""
+
     async def scenario() -> None:
         b = Bench(tmp_path_factory.mktemp("mix"), small_models.identity(), 1, max_batch_size=limit)
         await b.open()
