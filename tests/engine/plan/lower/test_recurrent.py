@@ -1,0 +1,147 @@
+"""Models of one recurrent layer against onnxruntime: sizes, layouts, outputs, activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.plan.packing import packs_total
+from tests.engine.harness import ISAS
+from tests.engine.single import Array, Single
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def data(*shape: int) -> Any:
+    return (np.random.default_rng(sum(shape)).standard_normal(shape) * 0.4).astype(np.float32)
+
+
+def layer(
+    op: str,
+    hidden: int = 20,
+    depth: int = 6,
+    *,
+    extra: dict[str, Array] | None = None,
+    outputs: tuple[str, ...] | None = None,
+    bias: bool = True,
+    isa: str | None = None,
+    threads: int = 2,
+    **attributes: Any,
+) -> Single:
+    """A model with constant weights; `extra` are the inputs after B, by name."""
+    directions = 2 if attributes.get("direction") == "bidirectional" else 1
+    rows = GATES[op] * hidden
+    weights = {"w": data(directions, rows, depth), "r": data(directions, rows, hidden)}
+    if bias:
+        weights["b"] = data(directions, 2 * rows)
+    names = ["lengths", "h0", *(["c0", "peephole"] if op == "LSTM" else [])]
+    given = extra or {}
+    if "peephole" in given:
+        weights["peephole"] = given["peephole"]
+    order = ["x", "w", "r", "b" if bias else "", *(n if n in given else "" for n in names)]
+    if outputs is None:
+        outputs = ("y", "yh", "yc") if op == "LSTM" else ("y", "yh")
+    return Single(
+        op,
+        {"x": data(2, 3, depth), **given, **weights},
+        order=order,
+        constants=list(weights),
+        outputs=outputs,
+        opset=14,
+        isa=isa,
+        threads=threads,
+        hidden_size=hidden,
+        **attributes,
+    )
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_lengths_and_batches_are_free(op: str, direction: str) -> None:
+    model = layer(op, direction=direction)
+    for steps, rows in ((1, 1), (7, 1), (5, 4), (3, 13)):
+        model.check(x=data(steps, rows, 6))
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_states_and_sequence_lengths(op: str, direction: str) -> None:
+    directions = 2 if direction == "bidirectional" else 1
+    extra: dict[str, Array] = {"lengths": np.array([5, 1, 3], np.int32)}
+    extra["h0"] = data(directions, 3, 20)
+    if op == "LSTM":
+        extra["c0"] = data(directions, 3, 20) * 2
+    model = layer(op, direction=direction, extra=extra)
+    model.check(x=data(5, 3, 6), **extra)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_some_outputs_and_no_bias(op: str) -> None:
+    for outputs in (("y",), ("", "yh")):
+        layer(op, outputs=outputs, bias=False, direction="bidirectional").check(x=data(4, 3, 6))
+
+
+def test_gru_with_the_reset_gate_after_the_product() -> None:
+    model = layer("GRU", linear_before_reset=1, direction="bidirectional")
+    model.check(x=data(6, 5, 6))
+
+
+def test_activations_take_parameters_in_order() -> None:
+    model = layer(
+        "LSTM",
+        direction="bidirectional",
+        activations=["HardSigmoid", "Tanh", "Elu", "Sigmoid", "LeakyRelu", "Softsign"],
+        activation_alpha=[0.3, 0.7, 0.05],
+        activation_beta=[0.4],
+    )
+    model.check(x=data(4, 3, 6))
+
+
+def test_peepholes_clip_and_coupled_gates() -> None:
+    extra = {"peephole": data(2, 60)}
+    layer("LSTM", extra=extra, direction="bidirectional").check(x=data(4, 3, 6))
+    layer("LSTM", extra=extra, direction="bidirectional", clip=0.2).check(x=data(4, 3, 6))
+    layer("LSTM", extra=extra, direction="bidirectional", input_forget=1).check(x=data(4, 3, 6))
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_batch_first_is_the_same_transposed(op: str) -> None:
+    extra = {"h0": data(2, 4, 20)}
+    first = layer(op, direction="bidirectional", layout=1, extra={"h0": data(4, 2, 20)})
+    usual = layer(op, direction="bidirectional", extra=extra)
+    assert first.native
+    x = data(5, 4, 6)
+    found = first.run(x=np.ascontiguousarray(x.swapaxes(0, 1)), h0=extra["h0"].swapaxes(0, 1))
+    wanted = usual.run(x=x, h0=extra["h0"])
+    np.testing.assert_array_equal(found[0], wanted[0].transpose(2, 0, 1, 3))
+    np.testing.assert_array_equal(found[1], wanted[1].swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", GATES)
+def test_rows_alone_give_the_same_bytes(isa: str, op: str) -> None:
+    model = layer(op, 45, isa=isa, direction="bidirectional", threads=1)
+    other = layer(op, 45, isa=isa, direction="bidirectional", threads=2)
+    x = data(6, 7, 6)
+    whole = model.run(x=x)[0]
+    assert whole.tobytes() == other.run(x=x)[0].tobytes()
+    alone = model.run(x=np.ascontiguousarray(x[:, 3:4]))[0]
+    assert whole[:, :, 3:4].tobytes() == alone.tobytes()
+
+
+def test_weights_are_packed_at_load_alone() -> None:
+    before = packs_total.total
+    model = layer("LSTM")
+    packed = packs_total.total
+    assert packed > before
+    for steps in (1, 3, 9):
+        model.run(x=data(steps, 2, 6))
+    assert packs_total.total == packed
+
+
+def test_weights_that_are_computed_fall_back() -> None:
+    x, w, r = data(2, 3, 6), data(1, 20, 6), data(1, 20, 20)
+    model = Single("RNN", {"x": x, "w": w, "r": r}, opset=14, hidden_size=20, symbolic=False)
+    assert not model.native
