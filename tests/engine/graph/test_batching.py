@@ -74,6 +74,10 @@ def rows_agree(model: bytes, feeds: dict[str, Any]) -> bool:
         ("t = Transpose<perm=[1, 2, 0]>(x) y = MatMul(x, t)", "different axes of the batch"),
         ("t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(x, t)", None),
         (
+            "t = Transpose<perm=[1, 2, 0]>(x) u = Transpose<perm=[1, 0, 2]>(x) y = MatMul(t, u)",
+            "sums over the batch",
+        ),
+        (
             "s = Shape<start=0, end=1>(x) n = Cast<to=1>(s) y = Div(x, n)",
             "size of the batch",
         ),
