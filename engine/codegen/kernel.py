@@ -86,6 +86,7 @@ _MODULES: Final = (
     "engine.kernels.reduce",
     "engine.kernels.resize",
     "engine.kernels.scatter",
+    "engine.kernels.selection",
     "engine.kernels.softmax",
     "engine.kernels.transpose",
     "engine.kernels.walker",

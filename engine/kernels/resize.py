@@ -142,7 +142,7 @@ class _Table:
 
     def build(self) -> str:
         k = self.k
-        with k.when(self.size < 1):
+        with k.when((self.size < 1) & (k.begin < k.end)):
             k.ret(int(Status.INDEX_OUT_OF_RANGE))
         with k.loop(k.begin, k.end) as position:
             x = self.coordinate(position)

@@ -207,6 +207,7 @@ _MODULES: Final = (
     "engine.plan.lower.reduction",
     "engine.plan.lower.resize",
     "engine.plan.lower.scatter",
+    "engine.plan.lower.selection",
     "engine.plan.lower.softmax",
     "engine.plan.lower.views",
 )
