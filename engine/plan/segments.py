@@ -132,7 +132,7 @@ class Planner:
         low = opened.low
         entered = [v for v in _reads(node) if self._enters(opened, v)]
         before = (len(low.calls), len(low.buffers), len(low.weights))
-        known = dict(low.tensors)
+        known, dense = dict(low.tensors), dict(low.dense)
         low.node = node
         try:
             self._check_symbols(node)
@@ -141,7 +141,7 @@ class Planner:
             lowering_of(node)(node, low)
         except NoKernel as verdict:
             del low.calls[before[0] :], low.buffers[before[1] :], low.weights[before[2] :]
-            low.tensors = known
+            low.tensors, low.dense = known, dense
             self.reasons[id(node)] = str(verdict)
             return False
         opened.inputs.extend(entered)

@@ -73,6 +73,16 @@ def channels_last(graph: Graph) -> PassReport:
     return PassReport("channels_last", changes, notes)
 
 
+def _has_kernel(node: Node, window: Sequence[int]) -> bool:
+    """Whether the dot kernel's K levels (two axes, then dense channels) can walk the window."""
+    if len(window) < 3:
+        return True
+    dilations = node.attribute("dilations") or [1] * len(window)
+    dense = node.attribute("group", 1) == 1 and dilations[-1] == 1
+    long = sum(size > 1 for size in window)
+    return len(window) == 3 and (long < 3 or dense)
+
+
 class _Layout:
     def __init__(self, graph: Graph, names: Names) -> None:
         self.graph = graph
@@ -221,7 +231,8 @@ class _Layout:
         if x.shape is None or x.dtype != np.float32 or weight.data is None:
             self.notes.append(f"{node.label}: its weights are computed, or it is not float32")
             return False
-        if weight.data.ndim > 5 or weight.data.ndim != x.rank:
+        if weight.data.ndim != x.rank or not _has_kernel(node, weight.data.shape[2:]):
+            self.notes.append(f"{node.label}: the dot kernel has no levels for its window")
             return False
         forward, back = self._channel_perms(x)
         inputs: list[Value | None] = [self._in_layout(x, forward), weight]

@@ -145,17 +145,25 @@ def _dense(
     a_batch: tuple[Dim, ...] = ()
     b_batch: tuple[Dim, ...] = ()
     c_batch: tuple[Dim, ...] = ()
+    if g.spatial == 3:
+        # Four row axes are one too many: images are a batch axis instead.
+        batch, b_batch = rows[:1], (ZERO,)
+        a_batch, c_batch = x_rows[:1], y_rows[:1]
+        rows, x_rows, y_rows = rows[1:], x_rows[1:], y_rows[1:]
     if group > 1:
-        batch = (Dim.of(group),)
-        a_batch, c_batch = (Dim.of(channels),), (Dim.of(columns),)
-        b_batch = (Dim.of(packed[0].size),)
+        batch = (*batch, Dim.of(group))
+        a_batch, c_batch = (*a_batch, Dim.of(channels)), (*c_batch, Dim.of(columns))
+        b_batch = (*b_batch, Dim.of(packed[0].size))
     operands: list[tuple[str, Axes]] = []
     for access, tensor in extras:
         if access == "tile":
             _, _, strides = _row_axes(replace(g, y=tensor))
-            operands.append((access, Axes(tensor, strides, c_batch)))
+            own = (strides[0],) if g.spatial == 3 else ()
+            groups = (Dim.of(columns),) if group > 1 else ()
+            operands.append((access, Axes(tensor, strides[len(own) :], (*own, *groups))))
         elif access == "column" and group > 1:
-            operands.append((access, _grouped_column(low, tensor, group, columns, width)))
+            axes = _grouped_column(low, tensor, group, columns, width)
+            operands.append((access, replace(axes, batch=(ZERO, *axes.batch)[-len(batch) :])))
         else:
             operands.append((access, Axes(tensor, (), tuple(ZERO for _ in batch))))
     emit_dot(
