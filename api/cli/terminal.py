@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
 import engine
@@ -48,7 +48,7 @@ class Stages:
     """
 
     def __init__(self) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed()
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), Elapsed()
         self._bars = Progress(*columns, console=status, transient=True)
         self._tasks: dict[str, TaskID] = {}
         if status.is_terminal:
@@ -57,12 +57,22 @@ class Stages:
     def report(self, stage: str, done: int, total: int, *, of: str = "") -> None:
         """Show how far a stage is; `of` names whose stage it is, where there are several."""
         text = f"{of}: {sentence(stage, total)}" if of else sentence(stage, total)
+        steps = total if total > 1 else None
         key = f"{of}/{stage}"
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(text, total=total or None)
-            if not status.is_terminal and total > 1:
+            self._finish(of)
+            self._tasks[key] = self._bars.add_task(text, total=steps)
+            if steps and not status.is_terminal:
                 print(f"{text} ...", file=sys.stderr, flush=True)
-        self._bars.update(self._tasks[key], description=text, completed=done, total=total or None)
+        if steps:
+            text += f", {done} done"
+        self._bars.update(self._tasks[key], description=text, completed=done, total=steps)
+
+    def _finish(self, of: str) -> None:
+        """Fill the bars of earlier stages: one stage ends where the next begins."""
+        for key, task in self._tasks.items():
+            if key.startswith(f"{of}/"):
+                self._bars.update(task, completed=1, total=1)
 
     def close(self) -> None:
         """Remove the bars."""
