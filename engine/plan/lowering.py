@@ -199,6 +199,7 @@ _MODULES: Final = (
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
     "engine.plan.lower.gather",
+    "engine.plan.lower.lines",
     "engine.plan.lower.movement",
     "engine.plan.lower.normalization",
     "engine.plan.lower.padding",
