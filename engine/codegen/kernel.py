@@ -81,6 +81,7 @@ _MODULES: Final = (
     "engine.kernels.halo",
     "engine.kernels.normalize",
     "engine.kernels.pack",
+    "engine.kernels.lines",
     "engine.kernels.pool",
     "engine.kernels.recurrent",
     "engine.kernels.reduce",

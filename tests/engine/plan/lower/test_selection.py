@@ -65,7 +65,7 @@ def test_topk(isa: str, largest: int, data: st.DataObject) -> None:
 
 def test_more_than_there_are() -> None:
     x = np.zeros(3, np.float32)
-    wanted = [np.zeros(5, np.float32), np.zeros(5, np.int64)]
+    wanted: list[Any] = [np.zeros(5, np.float32), np.zeros(5, np.int64)]
     _, status = lower_node(ISAS[-1], "TopK", [x, ints(5)], wanted, known=(1,))
     assert status == Status.INDEX_OUT_OF_RANGE
 
