@@ -170,13 +170,18 @@ def _engine_channel(settings: Settings) -> InProcessChannel:
 
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol is named because asyncio switches off Nagle's algorithm only on sockets, and on
+    # those accepted from them, that say TCP; with it every answer would wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server(
-            (settings.host, settings.port), family=family, backlog=settings.backlog
-        )
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(settings.backlog)
     except OSError as error:
+        listener.close()
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StartError(
             f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another "
             "with PACKHORSE_HOST and PACKHORSE_PORT"
         ) from None
+    return listener

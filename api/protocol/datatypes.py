@@ -32,4 +32,4 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     """Protocol name of a numpy type; one that the protocol lacks keeps its own, in capitals."""
     if dtype.kind in "SU":
         return "BYTES"
-    return _NAMES.get(dtype, dtype.name.upper())
+    return _NAMES.get(dtype) or dtype.name.upper()

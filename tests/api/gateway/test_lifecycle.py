@@ -83,6 +83,22 @@ def connect(server: RunningServer) -> socket.socket:
     return socket.create_connection((host, int(port)))
 
 
+def test_an_answer_does_not_wait_for_the_ack_of_its_head(shared: RunningServer):
+    """With Nagle's algorithm on, the second packet of an answer would come 40 ms late."""
+    body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}'
+    head = f"POST /v2/models/flat/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    times = []
+    with connect(shared) as connection:
+        for _ in range(15):
+            started = time.monotonic()
+            connection.sendall(head.encode() + body)
+            received = b""
+            while not received.endswith(b"]}]}"):
+                received += connection.recv(65536)
+            times.append(time.monotonic() - started)
+    assert sorted(times)[7] < 0.03
+
+
 def test_a_client_that_goes_away_leaves_the_forming_batch(start):
     server = start(SCALE)
     server.loader.hold()
