@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph.ir import AnyArray, Node
+from engine.runtime.conv_transpose import conv_transpose
 from engine.runtime.recurrent import run_recurrent
 
 Call = Callable[[list[Any]], list[Any]]
@@ -111,6 +112,40 @@ def _squeeze(node: Node) -> Call | None:
     return lambda arrays: [np.squeeze(arrays[0], axis=tuple(axes))]
 
 
+def _pad(node: Node) -> Call | None:
+    """The reference refuses negative pads, which crop."""
+    if node.version < 11:
+        return None
+    mode = str(node.attribute("mode", "constant"))
+
+    def call(arrays: list[Any]) -> list[Any]:
+        x, pads = arrays[:2]
+        fill = arrays[2] if len(arrays) > 2 else None
+        axes = arrays[3] if len(arrays) > 3 else None
+        places = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
+        widths = [(0, 0)] * x.ndim
+        for index, axis in enumerate(places):
+            widths[axis] = (int(pads[index]), int(pads[index + len(places)]))
+        kept = tuple(slice(max(-low, 0), min(high, 0) or None) for low, high in widths)
+        wider = [(max(low, 0), max(high, 0)) for low, high in widths]
+        if mode == "constant":
+            value = x.dtype.type() if fill is None else np.asarray(fill).reshape(-1)[0]
+            return [np.pad(x[kept], wider, constant_values=value)]
+        return [np.pad(x[kept], wider, mode=mode)]  # type: ignore[call-overload]
+
+    return call
+
+
+def _conv_transpose(node: Node) -> Call:
+    """The reference fails with groups."""
+
+    def call(arrays: list[Any]) -> list[Any]:
+        bias = arrays[2] if len(arrays) > 2 else None
+        return [conv_transpose(node.attributes, arrays[0], arrays[1], bias)]
+
+    return call
+
+
 def _recurrent(node: Node) -> Call:
     """The reference ignores sequence lengths, activations and clipping."""
     return partial(run_recurrent, node.op, node.attributes)
@@ -118,12 +153,14 @@ def _recurrent(node: Node) -> Call:
 
 _CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
     "BatchNormalization": _batch_normalization,
+    "ConvTranspose": _conv_transpose,
     "GRU": _recurrent,
     "GlobalMaxPool": _global_max_pool,
     "Hardmax": _softmax,
     "LSTM": _recurrent,
     "LogSoftmax": _softmax,
     "OneHot": _one_hot,
+    "Pad": _pad,
     "RNN": _recurrent,
     "Softmax": _softmax,
     "Squeeze": _squeeze,

@@ -159,7 +159,7 @@ def _folded(
     attributes: dict[str, Any] = dict(linear.attributes)
     factor = np.broadcast_to(affine.factor, (channels,))
     old_bias = np.zeros(1) if bias is None else bias.astype(np.float64)
-    if linear.op == "Gemm" and bias is not None:
+    if linear.op == "Gemm":
         old_bias = old_bias * float(attributes.pop("beta", 1.0))
     with np.errstate(all="ignore"):
         new_bias = (old_bias * factor + affine.shift).astype(weights.dtype)

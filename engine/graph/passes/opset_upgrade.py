@@ -9,7 +9,8 @@ meaning is expressed in the newer meaning; what a newer name replaced is renamed
 - ``Softmax_1(x, axis)`` before opset 13 flattens: with ``x'`` of shape (prod(d[:axis]),
   prod(d[axis:])) it is ``reshape(Softmax_13(x', 1), d)``, which is ``Softmax_13(x, -1)`` where axis
   is the last (LogSoftmax and Hardmax alike);
-- ``Upsample(x, scales)`` and Resize-10 are Resize with asymmetric coordinates, rounding down;
+- ``Upsample(x, scales)`` and Resize-10 are Resize with asymmetric coordinates, rounding down where
+  they enlarge and up where they shrink (unspecified; as onnxruntime does);
 - ``op_6(a, b, broadcast=1, axis)`` is ``op_7(a, b')`` with b' unsqueezed at its end.
 
 Precondition of the second form of Softmax and of the last item: the ranks are known. An operator
@@ -25,7 +26,7 @@ import numpy as np
 
 from engine.graph.ir import AnyArray, Graph, Node, Value
 from engine.graph.passes.manager import PassReport
-from engine.graph.passes.rewrite import Names, Rewriter, all_graphs
+from engine.graph.passes.rewrite import Names, Rewriter, all_graphs, constant_array
 
 _Rule = Callable[[Rewriter, Node], "str | None"]
 """Rewrites a node in place or by the rewriter; returns why it could not."""
@@ -163,10 +164,14 @@ def _upsample(rewriter: Rewriter, node: Node) -> str | None:
         value = rewriter.constant(f"{node.label}_scales", np.array(scales, np.float32))
         inputs = [node.inputs[0], None, value]
     mode = node.attribute("mode", "nearest")
+    factors = constant_array(inputs[2])
+    shrinks = factors is not None and bool(np.any(factors < 1))
+    if mode == "nearest" and shrinks and factors is not None and bool(np.any(factors > 1)):
+        return "it rounds to different sides along different axes"
     attributes = {
         "mode": "linear" if mode == "bilinear" else mode,
         "coordinate_transformation_mode": "asymmetric",
-        "nearest_mode": "floor",
+        "nearest_mode": "ceil" if shrinks else "floor",
     }
     rewriter.substitute(node, Node("Resize", inputs, [], attributes, version=13))
     return None
