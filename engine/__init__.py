@@ -1,13 +1,48 @@
-"""Packhorse's inference engine: one process, one socket; reads an ONNX model, compiles it, runs it.
+"""Packhorse's inference engine: one process, one socket; reads an ONNX model, compiles and runs it.
 
-``engine.load("model.onnx").run({"x": array})`` is all it takes.
+``engine.load("model.onnx").run({"x": array})`` is all it takes. What the package exports is
+imported at first use: a process that compiles kernels needs little of it, and starts the sooner.
 """
 
-from engine import cpu
-from engine.errors import CompileError, EngineError, InputError, ModelError, RunError
-from engine.explanation import Explanation
-from engine.session import Session, load
-from engine.specification import Progress, TensorSpec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from engine import cpu
+    from engine.errors import CompileError, EngineError, InputError, ModelError, RunError
+    from engine.explanation import Explanation
+    from engine.session import Session, load
+    from engine.specification import Progress, TensorSpec
+
+_HOMES: Final = {
+    "CompileError": "engine.errors",
+    "EngineError": "engine.errors",
+    "Explanation": "engine.explanation",
+    "InputError": "engine.errors",
+    "ModelError": "engine.errors",
+    "Progress": "engine.specification",
+    "RunError": "engine.errors",
+    "Session": "engine.session",
+    "TensorSpec": "engine.specification",
+    "load": "engine.session",
+}
+
+
+if not TYPE_CHECKING:  # mypy would take any attribute for granted
+
+    def __getattr__(name: str) -> Any:
+        if name == "cpu":
+            return import_module("engine.cpu")
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(home), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "CompileError",

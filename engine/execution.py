@@ -16,7 +16,6 @@ from engine.graph.dims import DimError
 from engine.graph.ir import Graph, Value
 from engine.plan.program import Bound, Program
 from engine.plan.segments import Control, Fallback, Segment
-from engine.runtime.completion import Completions
 from engine.runtime.gang import Gang, Job
 from engine.runtime.memory import address
 from engine.runtime.reference import control_flow
@@ -124,6 +123,9 @@ class Runner:
         if bound.inline and bound.estimate < _BRIEF_NS:
             status = self._inline(bound, job)
         else:
+            # Imports asyncio, which takes longer than loading a small model.
+            from engine.runtime.completion import Completions
+
             arena = self.gang.arena(bound.arena)
             job.bases[0] = arena.address
             keep = (arena, values, results, bound)

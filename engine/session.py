@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +118,8 @@ class Session:
         """
         only = self._executor.single
         if only is None:
+            import asyncio
+
             return await asyncio.to_thread(self.run, inputs, outputs)
         values, sizes = self._enter(inputs, outputs)
         await only.run_async(values, sizes)
