@@ -6,7 +6,8 @@ Layouts, told apart by what is there:
     repository/NAME/model.onnx             the same with a single version, 1
     repository/NAME.onnx                   the same, without a folder of its own
     folder/model.onnx                      one model, named after the folder
-    file.onnx                              one model, named after the file
+    file.onnx                              one model, named after the file; a `model.onnx` is named
+                                           after its folder, or the one above a version folder
 
 `model.yaml` stands beside the version folders (or beside the model file) and configures the model.
 A name that arrives in a request is looked up among the names found here and never becomes part of
@@ -72,7 +73,8 @@ class Repository:
             raise RepositoryError(_bad_name(name))
         if not self.root.exists():
             raise RepositoryError(f"{root}: no such file or folder")
-        self._real = self.root.resolve()
+        folder = self.root if self.root.is_dir() else self.root.parent
+        self._real = folder.resolve()
         if not self.scan():
             detail = "; ".join(self.problems.values()) or "no .onnx file found"
             raise RepositoryError(
@@ -84,8 +86,8 @@ class Repository:
         """Every model by name. What looks like a model but is unusable goes to `problems`."""
         self.problems = {}
         if self.root.is_file():
-            entries = [self._file_entry(self.root)]
-        elif (single := self._folder_entry(self.root)) is not None:
+            entries = [self._file_entry(self.root, _file_name(self.root))]
+        elif (single := self._folder_entry(self.root, _folder_name(self.root))) is not None:
             entries = [single]
         else:
             entries = [self._child_entry(child) for child in sorted(self.root.iterdir())]
@@ -111,20 +113,19 @@ class Repository:
         if child.name.startswith("."):
             return None
         if child.is_dir():
-            return self._folder_entry(child)
-        return self._file_entry(child) if child.suffix == ".onnx" else None
+            return self._folder_entry(child, child.name)
+        return self._file_entry(child, child.stem) if child.suffix == ".onnx" else None
 
-    def _file_entry(self, path: Path) -> RepositoryEntry | None:
+    def _file_entry(self, path: Path, name: str) -> RepositoryEntry | None:
         if path.suffix != ".onnx":
             self.problems[path.name] = f"{path}: not a .onnx file"
             return None
-        if not self._usable(path.stem, path):
+        if not self._usable(name, path):
             return None
         config = path.with_suffix(".yaml")
-        return RepositoryEntry(path.stem, {1: path}, config if self._contained(config) else None)
+        return RepositoryEntry(name, {1: path}, config if self._contained(config) else None)
 
-    def _folder_entry(self, folder: Path) -> RepositoryEntry | None:
-        name = folder.name
+    def _folder_entry(self, folder: Path, name: str) -> RepositoryEntry | None:
         versions = {
             int(child.name): child / MODEL_FILE
             for child in sorted(folder.iterdir())
@@ -140,7 +141,7 @@ class Repository:
     def _usable(self, name: str, path: Path) -> bool:
         if self._name is None and not NAME.fullmatch(name):
             self.problems[name] = _bad_name(name)
-        elif not self._contained(path):
+        elif path != self.root and not self._contained(path):
             self.problems[name] = f"{path}: leads out of the repository through a symbolic link"
         elif not path.is_file():
             self.problems[name] = f"{path}: not a regular file"
@@ -149,8 +150,20 @@ class Repository:
         return False
 
     def _contained(self, path: Path) -> bool:
-        real = path.resolve()
-        return real == self._real or real.is_relative_to(self._real)
+        return path.resolve().is_relative_to(self._real)
+
+
+def _file_name(path: Path) -> str:
+    """Name of a model given as a file: the file's, unless that says nothing."""
+    if path.name != MODEL_FILE:
+        return path.stem
+    name = _folder_name(path.parent)
+    return name if NAME.fullmatch(name) else path.stem
+
+
+def _folder_name(folder: Path) -> str:
+    """Name of a model given as a folder: of a version's folder, the one above."""
+    return folder.parent.name if VERSION.fullmatch(folder.name) else folder.name
 
 
 def _bad_name(name: str) -> str:

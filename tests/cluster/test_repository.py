@@ -31,6 +31,26 @@ def test_a_single_file(tmp_path: Path):
     assert found(path) == {"digits": [1]}
 
 
+def test_a_single_file_is_configured_by_the_file_beside_it(tmp_path: Path):
+    path = small_models.store(tmp_path, "a", MODEL).rename(tmp_path / "digits.onnx")
+    (tmp_path / "digits.yaml").write_text("max_batch_size: 3")
+    assert Repository(path).entry("digits").config().max_batch_size == 3
+
+
+def test_a_single_file_may_be_a_link(tmp_path: Path):
+    (tmp_path / "b").mkdir()
+    link = tmp_path / "b" / "digits.onnx"
+    link.symlink_to(small_models.store(tmp_path / "a", "a", MODEL))
+    assert found(link) == {"digits": [1]}
+
+
+def test_a_single_file_with_the_usual_name_is_named_after_its_folder(tmp_path: Path):
+    assert found(small_models.store(tmp_path, "digits", MODEL, 3)) == {"digits": [1]}
+    assert found(small_models.store(tmp_path / "sub", "x", MODEL).parent) == {"x": [1]}
+    path = small_models.store(tmp_path, "bad name", MODEL)
+    assert found(path) == {"model": [1]}
+
+
 def test_a_folder_with_one_model_is_named_after_the_folder(tmp_path: Path):
     small_models.store(tmp_path, "a", MODEL).rename(tmp_path / "a" / "model.onnx")
     assert found(tmp_path / "a") == {"a": [1]}
