@@ -108,16 +108,22 @@ REVERSE: Final = register(
 
 
 def _triangle_layout(options: Options) -> Layout:
-    return Layout.of("x y", "rows columns diagonal x_row")
+    return Layout.of("x y" + (" k" if options["read"] else ""), "rows columns diagonal x_row")
 
 
 def _build_triangle(symbol: str, target: Target, options: Options) -> str:
-    """Rows of matrices, kept on one side of a diagonal and zero on the other."""
+    """Rows of matrices, kept on one side of a diagonal and zero on the other.
+
+    With `read`, the diagonal is read from memory: it is known only at run time.
+    """
     itemsize, upper = options["itemsize"], options["upper"]
     k = KernelBuilder(symbol, target, _triangle_layout(options))
     x, y = k.tensor("x"), k.tensor("y")
     rows, columns, diagonal, x_row = k.ints("rows columns diagonal x_row")
     zeros = splat_pattern(k, k.const(0))
+    if options["read"]:
+        given = k.load(k.tensor("k"), I64)
+        diagonal = k.minimum(k.maximum(given, -rows - columns), rows + columns)
     with k.loop(k.begin, k.end) as item:
         border = item % rows + diagonal + (0 if upper else 1)
         cut = k.minimum(k.maximum(border, 0), columns) * itemsize

@@ -15,6 +15,7 @@ from engine.codegen.target import Target
 from engine.kernels.gather import checked_index, element_offset
 from engine.kernels.odometer import axis_names, segments
 from engine.kernels.runs import copy_run, integer, move
+from engine.kernels.selection import element_bytes
 
 CHUNK_ELEMENTS: Final = 1024
 """Work items of ``scatter`` are split at this many elements of a row."""
@@ -120,7 +121,8 @@ def _build_one_hot(symbol: str, target: Target, options: Options) -> str:
 
     Indices outside [-depth, depth) set nothing.
     """
-    index_size, itemsize = options["index"], options["itemsize"]
+    itemsize, index_type = options["itemsize"], TYPES[options["index"]]
+    index_size = element_bytes(options["index"])
     k = KernelBuilder(symbol, target, _one_hot_layout(options))
     indices, values, y = (k.tensor(name) for name in ("indices", "values", "y"))
     outer, inner, depth = k.ints("outer inner depth")
@@ -129,7 +131,7 @@ def _build_one_hot(symbol: str, target: Target, options: Options) -> str:
 
     with segments(k, [outer, inner], strides) as segment, k.loop(0, segment.count) as i:
         pointer = indices + (segment.offsets[0] + i) * index_size
-        raw = k.convert(k.load(pointer, integer(index_size), align=1), I64)
+        raw = k.convert(k.load(pointer, index_type, align=1), I64)
         index = k.select(raw < 0, raw + depth, raw)
         with k.when((index >= 0) & (index < depth)):
             line = y + (segment.offsets[1] + i * itemsize)

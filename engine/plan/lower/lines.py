@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import ceildiv
 from engine.graph.ir import Node
 from engine.kernels import lines
+from engine.plan.lower.known import known_dims
 from engine.plan.lower.operands import checked, constants, integers, shape_of
 from engine.plan.lower.padding import repeated_bytes
 from engine.plan.lowering import Lowering, NoKernel, lowers
-from engine.plan.tensor import product
+from engine.plan.tensor import ZERO, product
 
 
 @lowers("CumSum")
@@ -85,9 +88,10 @@ def lower_reverse(node: Node, low: Lowering) -> None:
 def lower_trilu(node: Node, low: Lowering) -> None:
     """The upper or lower triangle of each matrix."""
     checked(node)
-    diagonal = integers(node, 1, "k", [0])
-    assert diagonal is not None
+    given = node.input(1)
+    known = (ZERO,) if given is None else known_dims(given)
     source = low.read_dense(node.inputs[0])
+    diagonal: dict[str, Any] = {} if known else {"k": low.read_dense(given)}
     result = low.write(node.outputs[0])
     rows, columns = source.shape[-2:]
     low.call(
@@ -95,6 +99,7 @@ def lower_trilu(node: Node, low: Lowering) -> None:
             lines.TRIANGLE.name,
             itemsize=source.itemsize,
             upper=bool(node.attribute("upper", 1)),
+            read=not known,
         ),
         items=product(source.shape[:-1]),
         cost=columns * source.itemsize // 8 + 4,
@@ -103,8 +108,9 @@ def lower_trilu(node: Node, low: Lowering) -> None:
         y=result,
         rows=rows,
         columns=columns,
-        diagonal=diagonal[0],
+        diagonal=known[0] if known else ZERO,
         x_row=columns * source.itemsize,
+        **diagonal,
     )
 
 

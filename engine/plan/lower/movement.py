@@ -55,7 +55,7 @@ def lower_blocks(node: Node, low: Lowering) -> None:
     wide, deep = (source, result) if node.op == "SpaceToDepth" else (result, source)
     n, c, h, w = (*wide.shape[:2], *deep.shape[2:])
     pixels = wide.view((n, c, h, block, w, block))
-    if node.attribute("mode", "DCR") == "DCR" or node.op == "SpaceToDepth":
+    if node.attribute("mode", "DCR") == "DCR":
         depth = deep.view((n, block, block, c, h, w)).permute((0, 3, 4, 1, 5, 2))
     else:
         depth = deep.view((n, c, block, block, h, w)).permute((0, 1, 4, 2, 5, 3))

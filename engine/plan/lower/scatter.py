@@ -20,6 +20,8 @@ from engine.plan.tensor import Tensor, product
 _COMBINED: Final = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32")
 """Data types that updates can be combined in."""
 
+_ONE_HOT_INDICES: Final = ("int32", "int64", "uint8", "float32", "float64")
+
 
 def _reduction(node: Node) -> str:
     reduction = str(node.attribute("reduction", "none"))
@@ -100,7 +102,10 @@ def lower_scatter_nd(node: Node, low: Lowering) -> None:
 def lower_one_hot(node: Node, low: Lowering) -> None:
     """Off values everywhere, then on values at the indices."""
     checked(node)
-    index = index_size(node.inputs[0])
+    assert node.inputs[0] is not None
+    index = str(node.inputs[0].dtype)
+    if index not in _ONE_HOT_INDICES:
+        raise NoKernel(f"indices of type {index}")
     depth = _depth(node)
     indices, values = low.read_dense(node.inputs[0]), low.read_dense(node.inputs[2])
     result = low.write(node.outputs[0])
@@ -123,6 +128,9 @@ def lower_one_hot(node: Node, low: Lowering) -> None:
 
 
 def _depth(node: Node) -> Dim:
+    value = node.inputs[1]
+    if value is not None and value.data is not None:
+        return Dim.of(int(value.data.reshape(-1)[0]))
     found = integers(node, 1, "depth")
     assert found is not None
     return found[0]

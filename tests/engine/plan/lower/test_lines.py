@@ -45,7 +45,7 @@ def test_cumsum(isa: str, dtype: Any, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("time", [0, 1])
-@pytest.mark.parametrize("tail", [(), (3,), (5, 7)])
+@pytest.mark.parametrize("tail", [(), (5, 7)])
 def test_reverse_sequence(isa: str, time: int, tail: tuple[int, ...]) -> None:
     x = numbered((4, 4, *tail))
     check_node(
@@ -67,14 +67,22 @@ def test_sequences_longer_than_the_axis(bad: int) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("upper", [0, 1])
-@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.int8])
-@pytest.mark.parametrize("shape", [(5, 5), (2, 3, 40), (2, 7, 2), (2, 0, 3), (2, 3, 0)])
-@pytest.mark.parametrize("diagonal", [-9, -1, 0, 2, 50])
-def test_trilu(isa: str, upper: int, dtype: Any, shape: tuple[int, ...], diagonal: int) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+@pytest.mark.parametrize("shape", [(2, 3, 40), (2, 7, 2), (2, 0, 3)])
+@pytest.mark.parametrize("diagonal", [-9, -1, 2])
+@pytest.mark.parametrize("known", [(), (1,)])
+def test_trilu(
+    isa: str,
+    upper: int,
+    dtype: Any,
+    shape: tuple[int, ...],
+    diagonal: int,
+    known: tuple[int, ...],
+) -> None:
     x = numbered(shape, dtype) + 1
     expected = (np.triu if upper else np.tril)(x, diagonal)
     results, _ = lower_node(
-        isa, "Trilu", [x, np.array(diagonal)], [expected], known=(1,), pieces=2, upper=upper
+        isa, "Trilu", [x, np.array(diagonal)], [expected], known=known, pieces=2, upper=upper
     )
     np.testing.assert_array_equal(results[0], expected)
 

@@ -50,6 +50,14 @@ def test_depth_and_space(isa: str, mode: str, block: int, width: int) -> None:
     check_node(isa, "SpaceToDepth", [y], blocksize=block)
 
 
+def test_space_to_depth_by_columns() -> None:
+    x = numbered((2, 3, 4, 6))
+    blocks = x.reshape(2, 3, 2, 2, 3, 2)
+    expected = blocks.transpose(0, 1, 3, 5, 2, 4).reshape(2, 12, 2, 3)
+    results, _ = lower_node(ISA, "SpaceToDepth", [x], [expected], blocksize=2, mode="CRD")
+    np.testing.assert_array_equal(results[0], expected)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 700), (2, 0, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.float16, np.int64])
 def test_constant_of_shape(shape: tuple[int, ...], dtype: Any) -> None:
