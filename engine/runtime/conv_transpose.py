@@ -35,11 +35,9 @@ def conv_transpose(
     full = np.zeros((x.shape[0], groups, w.shape[1], *sizes), x.dtype)
     for place in np.ndindex(*kernel):
         product = np.einsum("ngi...,gim->ngm...", grouped, weights[(..., *place)], optimize=True)
-        target: list[Any] = [
-            slice(k * d, k * d + (size - 1) * stride + 1, stride)
-            for k, d, size, stride in zip(place, dilations, spatial, strides, strict=True)
-        ]
-        full[tuple([..., *target])] += product
+        axes = zip(place, dilations, spatial, strides, strict=True)
+        target = [slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in axes]
+        full[_spatial(target)] += product
     result = full.reshape(x.shape[0], -1, *sizes)
     result = _cropped(result, _pads(attributes, sizes, spatial, strides))
     if bias is not None:
@@ -70,9 +68,14 @@ def _pads(
 
 
 def _cropped(array: AnyArray, pads: list[tuple[int, int]]) -> AnyArray:
-    kept: list[Any] = [
+    kept = [
         slice(max(low, 0), size - max(high, 0))
         for (low, high), size in zip(pads, array.shape[2:], strict=True)
     ]
     added = [(0, 0), (0, 0), *((max(-low, 0), max(-high, 0)) for low, high in pads)]
-    return np.pad(array[tuple([..., *kept])], added)
+    return np.pad(array[_spatial(kept)], added)
+
+
+def _spatial(slices: list[slice]) -> Any:
+    """Index of the last axes."""
+    return (..., *slices)

@@ -111,7 +111,10 @@ def _reordered(array: AnyArray, order: AnyArray) -> AnyArray:
 
 
 def _activations(op: str, attributes: Mapping[str, Any], directions: int) -> list[list[Activation]]:
-    """Activations per direction; parameters are consumed in the order of the functions."""
+    """Activations per direction; parameters are consumed in the order of the functions.
+
+    Clipping bounds the inputs of all but the activation of LSTM's cell state (as in onnxruntime).
+    """
     names = attributes.get("activations") or _DEFAULTS[op] * directions
     alphas = list(attributes.get("activation_alpha") or [])
     betas = list(attributes.get("activation_beta") or [])
@@ -127,7 +130,8 @@ def _activations(op: str, attributes: Mapping[str, Any], directions: int) -> lis
             alpha = alphas.pop(0)
         if len(defaults) > 1 and betas:
             beta = betas.pop(0)
-        made.append(_bounded(function, alpha, beta, bound))
+        cell_output = op == "LSTM" and len(made) % 3 == 2
+        made.append(_bounded(function, alpha, beta, None if cell_output else bound))
     count = len(_DEFAULTS[op])
     if len(made) != count * directions:
         raise ValueError(f"{len(made)} activations instead of {count * directions}")
