@@ -18,7 +18,8 @@ Work items are (batch, row block, panel block). Parameters, strides and offsets 
 - ``n``: columns; ``k1, k1_last, k2, k3``: lengths of the K levels, ``k1_last`` for the last k3;
 - ``a_k2, a_k3``: strides of A (k1 is dense); ``panel``: bytes of a packed panel;
 - ``batch1``: length of the inner of two batch axes; ``a_b0, a_b1, b_b0, ...``: batch strides;
-- ``m_block, n_block, k3_block``: rows, panels and k3 steps per item: the schedule.
+- ``m_block, n_block, k3_block``: rows, panels and k3 steps per item: the schedule;
+- ``rows_first``: 1 where neighbouring items share a panel block, 0 where they share a row block.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from engine.codegen.target import Target
 _UNROLL: Final = 2
 """Steps of k1 per iteration of the inner loop; more do not run faster and compile slower."""
 
-SCHEDULE: Final = "m_block n_block k3_block m_items n_items"
+SCHEDULE: Final = "m_block n_block k3_block m_items n_items rows_first"
 _SIZES: Final = "m m1 m2 n k1 k1_last k2 k3 a_k2 a_k3 panel batch1"
 
 
@@ -256,7 +257,10 @@ class _Dot:
         """The kernel itself: walks items, fills the row table, calls tiles."""
         k = self.k
         m, n, k3, panel_bytes, batch1 = k.ints("m n k3 panel batch1")
-        m_block, n_block, k3_block, m_items, n_items = k.ints(SCHEDULE)
+        m_block, n_block, k3_block, m_items, n_items, rows_first = k.ints(SCHEDULE)
+        turned = rows_first.differs(0)
+        neighbours = k.select(turned, m_items, n_items)
+        others = k.select(turned, n_items, m_items)
         pointers = {name: k.tensor(name) for name in ["b", *_operands(self.options)]}
         strides = {name: (k.int(f"{name}_b0"), k.int(f"{name}_b1")) for name in pointers}
         panels = (n + (self.width - 1)) // self.width
@@ -265,9 +269,10 @@ class _Dot:
         partial = k.offset(table, (rows * _row_bytes(self.options) + 63) & -64)
         filled = k.variable(k.const(-1))
         with k.loop(k.begin, k.end) as item:
-            panel_item = item % n_items
-            rest = item // n_items
-            row_item, batch = rest % m_items, rest // m_items
+            near, rest = item % neighbours, item // neighbours
+            far, batch = rest % others, rest // others
+            panel_item = k.select(turned, far, near)
+            row_item = k.select(turned, near, far)
             outer, inner = batch // batch1, batch % batch1
             base = {
                 name: k.offset(pointer, outer * strides[name][0] + inner * strides[name][1])

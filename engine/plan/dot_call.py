@@ -126,6 +126,8 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         "k3_block": k3_block,
         "m_items": m_items,
         "n_items": n_items,
+        # The larger operand is streamed once: 1 where B has more columns than A has rows.
+        "rows_first": minimum(call.columns // maximum(m, 1), 1),
     }
     tensors = {"b": call.b}
     _batch_strides(numbers, "b", call.b_batch)

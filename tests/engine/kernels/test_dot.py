@@ -30,6 +30,7 @@ def product(
     n_block: int = 1,
     k3_block: int = 1,
     pieces: int = 1,
+    rows_first: int = 0,
 ) -> Array:
     """``a @ b`` by the kernel, K cut into steps of `k1`."""
     (m, depth), n = a.shape, b.shape[1]
@@ -69,6 +70,7 @@ def product(
         k3_block=k3_block,
         m_items=m_items,
         n_items=n_items,
+        rows_first=rows_first,
         a_m2=depth * 4,
         c_m2=n * 4,
         **strides,
@@ -93,14 +95,23 @@ def matrices(m: int, depth: int, n: int, seed: int = 0) -> tuple[Array, Array]:
     m_block=st.sampled_from([6, 8, 24]),
     n_block=st.integers(1, 3),
     pieces=st.integers(1, 4),
+    rows_first=st.integers(0, 1),
 )
 def test_equals_numpy(
-    isa: str, m: int, depth: int, n: int, vectors: int, m_block: int, n_block: int, pieces: int
+    isa: str,
+    m: int,
+    depth: int,
+    n: int,
+    vectors: int,
+    m_block: int,
+    n_block: int,
+    pieces: int,
+    rows_first: int,
 ) -> None:
     vectors = min(vectors, select(isa).panel_vectors[-1])
     a, b = matrices(m, depth, n)
     options = {"vectors": vectors, "m_block": m_block, "n_block": n_block, "pieces": pieces}
-    actual = product(a, b, isa, **options)
+    actual = product(a, b, isa, rows_first=rows_first, **options)
     assert_equal(actual, (a.astype(np.float64) @ b).astype(np.float32))
 
 
