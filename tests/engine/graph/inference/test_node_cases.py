@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,10 +106,12 @@ def _check(case: Any) -> list[str]:
     except ModelError:
         return []  # some expanded functions name one value twice
     inputs, expected = case.data_sets[0]
-    arrays = list(_tensors(inputs, case.model.graph.input))
-    if len(arrays) != len(graph.inputs):
+    formal = [info for info in case.model.graph.input if info.type.WhichOneof("value")]
+    constants = {tensor.name for tensor in case.model.graph.initializer}
+    formal = [info for info in formal if info.name not in constants]
+    if len(inputs) != len(graph.inputs) or len(formal) != len(inputs):
         return []
-    given = dict(zip([value.name for value in graph.inputs], arrays, strict=True))
+    given = dict(zip((info.name for info in formal), _tensors(inputs, formal), strict=True))
     wrong: list[str] = []
     for constants in (False, True):
         sizes = _prepare(graph, given, constants)
@@ -170,3 +174,37 @@ def test_every_case_belongs_to_an_operator_with_a_rule(cases: dict[str, list[Any
     missing = {operator for operator in cases if operator not in OPERATORS}
     assert {name for name in missing if onnx.defs.has(name)} == set()
     assert sum(len(cases[operator]) for operator in OPERATORS if operator in cases) > 1500
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A model with inputs and outputs on disk, in the form of the collected cases."""
+
+    name: str
+    model: onnx.ModelProto
+    data_sets: list[tuple[list[onnx.TensorProto], list[onnx.TensorProto]]]
+
+
+def _stored(folder: Path) -> _Stored:
+    def tensors(kind: str) -> list[onnx.TensorProto]:
+        count = len(list((folder / "test_data_set_0").glob(f"{kind}_*.pb")))
+        paths = [folder / "test_data_set_0" / f"{kind}_{index}.pb" for index in range(count)]
+        return [onnx.load_tensor(path) for path in paths]
+
+    return _Stored(
+        folder.name, onnx.load(folder / "model.onnx"), [(tensors("input"), tensors("output"))]
+    )
+
+
+@pytest.mark.parametrize("kind", ["pytorch-converted", "pytorch-operator", "simple"])
+def test_models_of_old_operator_sets(kind: str) -> None:
+    root = Path(onnx.__file__).parent / "backend" / "test" / "data" / kind
+    wrong: list[str] = []
+    checked = 0
+    for path in sorted(root.glob("*/model.onnx")):
+        if "gradient" in path.parent.name or "sequence" in path.parent.name:
+            continue
+        checked += 1
+        wrong += _check(_stored(path.parent))
+    assert not wrong, "\n".join(wrong)
+    assert checked > 10
