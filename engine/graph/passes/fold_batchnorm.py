@@ -71,12 +71,19 @@ def _fold(rewriter: Rewriter, node: Node) -> str | None:
     if weights.dtype.kind != "f":
         return f"weights of {linear.label!r} are {weights.dtype}"
     rank = weights.ndim
+    group = int(linear.attribute("group", 1))
+    if rank < 2 or group < 1 or weights.shape[0] % group:
+        return f"weights of {linear.label!r} have the impossible shape {weights.shape}"
     if linear.op == "MatMul" and (rank != 2 or source.shape is None or len(source.shape) != 2):
         return "the product before it is not of two matrices"
     channels = _channels(linear, weights)
     affine = _affine(node, source, channels, rank)
     if isinstance(affine, str):
         return affine
+    if any(part.shape not in ((1,), (channels,)) for part in (affine.factor, affine.shift)):
+        return f"its parameters are not one per channel of {channels}"
+    if bias is not None and bias.shape[-1:] not in ((), (1,), (channels,)):
+        return f"the bias of {linear.label!r} has the impossible shape {bias.shape}"
     if rewriter.only_reader(source) is not node:
         return f"the result of {linear.label!r} has other readers"
     folded = _folded(rewriter, linear, weights, bias, affine, channels)
