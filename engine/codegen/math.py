@@ -82,8 +82,10 @@ _LN2_HIGH: Final = 0.693359375
 """ln 2 to 9 bits after the point: its product with an exponent is exact in float32."""
 _LN2_LOW: Final = math.log(2) - _LN2_HIGH
 _LOG2_E: Final = 1 / math.log(2)
+_EXP_LOW: Final = -87.33654022216797
+_EXP_HIGH: Final = 88.72283172607422
+"""Smallest and largest float32 whose exponential is a normal number."""
 _SQRT_HALF_BITS: Final = 0x3F3504F3
-_ONE_BITS: Final = 0x3F800000
 _HALF_PI: Final = (1.570796251296997, 7.549789415861596e-08, 5.390302858158119e-15)
 """pi/2 in pieces of 24, 24 and 53 bits: products with quadrants below 2**29 are exact."""
 
@@ -107,49 +109,59 @@ def _clamp(k: KernelBuilder, x: Val, low: float, high: float) -> Val:
     return k.select(x > high, k.const(high, x.type), x)
 
 
-def _power_of_two(k: KernelBuilder, exponent: Val) -> Val:
-    """``2.0**exponent`` in float32 for exponents in [-126, 127]."""
-    bits = (exponent + 127) << 23
-    return k.bitcast(bits, like(exponent.type, F32))
-
-
 def _exp_parts(k: KernelBuilder, x: Val) -> tuple[Val, Val]:
-    """(n, r + r**2 * q(r)) with ``exp(x) = 2**n * (1 + second)`` and r in +-ln(2)/2."""
+    """(s, r + r**2 * q(r)) with r in +-ln(2)/2 and ``exp(x) = 2**n * (1 + second)``.
+
+    The low 9 bits of s hold n, the others the bits of the magic number.
+    """
     magic = k.const(_MAGIC, x.type)
     shifted = k.fma(x, k.const(_LOG2_E, x.type), magic)
     whole = shifted - magic
     r = k.fma(whole, k.const(-_LN2_HIGH, x.type), x)
     r = k.fma(whole, k.const(-_LN2_LOW, x.type), r)
-    integers = like(x.type, I32)
-    n = k.bitcast(shifted, integers) - k.bitcast(magic, integers)
-    return n, k.fma(r * r, polynomial(k, r, _EXP), r)
+    return k.bitcast(shifted, like(x.type, I32)), k.fma(r * r, polynomial(k, r, _EXP), r)
+
+
+def _exp_bounded(k: KernelBuilder, x: Val) -> Val:
+    """``e**x`` where the result is a normal number: n is added to the exponent's bits."""
+    shifted, tail = _exp_parts(k, x)
+    one_more = k.bitcast(tail + 1.0, shifted.type)
+    return k.bitcast(one_more + (shifted << 23), x.type)
 
 
 def exp(k: KernelBuilder, x: Val) -> Val:
-    """``e**x``, at most 2 ulp; overflows to inf, subnormal results are exact to half their ulp."""
-    n, tail = _exp_parts(k, _clamp(k, x, -104.0, 89.0))
-    half = n >> 1
-    return (tail + 1.0) * _power_of_two(k, half) * _power_of_two(k, n - half)
+    """``e**x``, at most 2 ulp; overflows to inf, results below 2**-126 are flushed to zero."""
+    result = k.select(x < _EXP_LOW, k.const(0.0, x.type), _exp_bounded(k, x))
+    # The sum is inf beyond the range and NaN for NaN, for which the comparison is false.
+    return k.select(x <= _EXP_HIGH, result, x + math.inf)
 
 
 def expm1(k: KernelBuilder, x: Val) -> Val:
     """``e**x - 1``, at most 3 ulp, also near zero."""
-    n, tail = _exp_parts(k, _clamp(k, x, -18.0, 89.0))
-    # Half of 2**n, which is finite for every n that occurs.
-    scale = _power_of_two(k, n - 1)
-    result = k.fma(scale, tail, scale - 0.5) * 2.0
+    result = _expm1_bounded(k, _clamp(k, x, -18.0, 89.0))
     return k.select(k.unary("fabs", x) < 2.0**-25, x, result)
 
 
+def _expm1_bounded(k: KernelBuilder, x: Val) -> Val:
+    """``e**x - 1`` for x in [-18, 89]; the sign of zero is lost."""
+    shifted, tail = _exp_parts(k, x)
+    # Half of 2**n, which is finite for every n that occurs.
+    scale = k.bitcast((shifted << 23) + (126 << 23), x.type)
+    return k.fma(scale, tail, scale - 0.5) * 2.0
+
+
+def _split(k: KernelBuilder, x: Val) -> tuple[Val, Val]:
+    """int32 e and m in [sqrt(1/2), sqrt(2)) with ``x = m * 2**e``, for normal positive x."""
+    bits = k.bitcast(x, like(x.type, I32)) - _SQRT_HALF_BITS
+    return bits >> 23, k.bitcast((bits & 0x7FFFFF) + _SQRT_HALF_BITS, x.type)
+
+
 def _log_parts(k: KernelBuilder, x: Val) -> tuple[Val, Val]:
-    """int32 e and m in [sqrt(1/2), sqrt(2)) with ``x = m * 2**e``, for positive finite x."""
-    integers = like(x.type, I32)
+    """As `_split`, for subnormal x too."""
     tiny = x < 2.0**-126
-    scaled = k.select(tiny, x * 2.0**23, x)
-    bits = k.bitcast(scaled, integers) - _SQRT_HALF_BITS
-    exponent = (bits >> 23) - k.select(tiny, k.const(23, integers), k.const(0, integers))
-    mantissa = (bits & 0x7FFFFF) + _SQRT_HALF_BITS
-    return exponent, k.bitcast(mantissa, x.type)
+    exponent, mantissa = _split(k, k.select(tiny, x * 2.0**23, x))
+    shift = k.select(tiny, k.const(23, exponent.type), k.const(0, exponent.type))
+    return exponent - shift, mantissa
 
 
 def _log_special(k: KernelBuilder, x: Val, result: Val) -> Val:
@@ -193,7 +205,11 @@ def log1p(k: KernelBuilder, x: Val) -> Val:
 def softplus(k: KernelBuilder, x: Val) -> Val:
     """``log(1 + e**x)``, at most 3 ulp, without overflow."""
     decay = exp(k, -k.unary("fabs", x))
-    return k.select(x < 0.0, k.const(0.0, x.type), x) + log1p(k, decay)
+    u = decay + 1.0
+    exponent, mantissa = _split(k, u)
+    # No special case can occur in [1, 2], and a small `decay` is nearly all of what was lost.
+    logarithm = _log_sum(k, exponent, mantissa, (decay - (u - 1.0)) / u)
+    return k.select(x < 0.0, k.const(0.0, x.type), x) + logarithm
 
 
 def sigmoid(k: KernelBuilder, x: Val) -> Val:
@@ -204,7 +220,7 @@ def sigmoid(k: KernelBuilder, x: Val) -> Val:
 def tanh(k: KernelBuilder, x: Val) -> Val:
     """Hyperbolic tangent, at most 3 ulp; odd, exactly +-1 beyond 9.1, keeps -0 and subnormals."""
     size = k.unary("fabs", x)
-    doubled = expm1(k, k.select(size > 10.0, k.const(20.0, x.type), size + size))
+    doubled = _expm1_bounded(k, k.select(size > 10.0, k.const(20.0, x.type), size + size))
     return k.binary("copysign", doubled / (doubled + 2.0), x)
 
 
@@ -218,7 +234,7 @@ def erf(k: KernelBuilder, x: Val) -> Val:
     square = size * size
     near = k.fma(polynomial(k, square, _ERF), size, size)
     held = k.select(size > 4.0, k.const(4.0, x.type), size)
-    far = k.const(1.0, x.type) - exp(k, polynomial(k, held, _ERFC))
+    far = k.const(1.0, x.type) - _exp_bounded(k, polynomial(k, held, _ERFC))
     return k.binary("copysign", k.select(size < 0.925, near, far), x)
 
 

@@ -21,6 +21,7 @@ gate in a second pass over its own weights ``r2``; ``gru_linear`` applies it aft
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.codegen.abi import Layout, Status
@@ -43,25 +44,46 @@ _CHAINS: Final = 8
 """Independent accumulators that hide the latency of multiply-add at full speed."""
 
 
-def tile_rows(target: Target, gates: int) -> int:
-    """Most rows of a register tile: accumulators, the panel's weights and a broadcast must fit.
+@dataclass(frozen=True)
+class Tile:
+    """A register tile: rows times panels, of which it computes `part` gates at a time."""
 
-    More than eight rows have no registers for their pointers.
-    """
-    spare = target.registers - gates - 1
-    return max(1, min(8, spare // gates))
+    rows: int
+    panels: int
+    part: int
 
 
-def tile_panels(target: Target, gates: int) -> int:
-    """Panels that a tile of a single row takes at a time."""
+def single_tiles(target: Target, gates: int) -> list[Tile]:
+    """Tiles of one row, narrowest first: as many panels as hide the latency, and their halves."""
     wanted = max(1, _CHAINS // gates)
-    return min(wanted, max(1, (target.registers - 2) // gates))
+    panels = min(wanted, max(1, (target.registers - 2) // gates))
+    return [Tile(1, 1 << shift, gates) for shift in range(panels.bit_length())]
+
+
+def several_tiles(target: Target, gates: int) -> list[Tile]:
+    """Tiles of two and more rows, lowest first, all of the same number of panels.
+
+    Accumulators, the weights of one step and a broadcast must fit the registers; more than eight
+    rows have no registers for their pointers. Where four gates leave room for few rows, they go in
+    two halves, so that each weight from L2 serves more rows.
+    """
+    panels = 2 if gates == 1 else 1
+
+    def most(part: int) -> int:
+        width = part * panels
+        return min(8, (target.registers - width - 1) // width)
+
+    full = most(gates)
+    half = most(2) if gates == 4 and full < 4 else full
+    return [Tile(rows, panels, gates if rows <= full else 2) for rows in range(2, half + 1)]
 
 
 def scratch_bytes(cell: str, target: Target) -> tuple[int, int]:
     """Scratch as (bytes in all, and bytes per row and padded hidden column on top)."""
     widest = max(
-        gates * max(tile_rows(target, gates), tile_panels(target, gates)) for gates in PASSES[cell]
+        gates * tile.rows * tile.panels
+        for gates in PASSES[cell]
+        for tile in (*single_tiles(target, gates), *several_tiles(target, gates))
     )
     states = {"lstm": 3, "gru": 4, "gru_linear": 2, "rnn": 2}[cell]
     return widest * target.vector_bytes + 64, states * 4
@@ -98,7 +120,10 @@ class _Recurrent:
         self.functions: Sequence[Sequence[Any]] = options["activations"]
         self.lanes = Lanes(k, "float32")
         self.tiles = {
-            gates: {shape: self.tile(gates, *shape) for shape in self.shapes(gates)}
+            gates: {
+                tile: self.tile(gates, tile)
+                for tile in (*single_tiles(target, gates), *several_tiles(target, gates))
+            }
             for gates in PASSES[self.cell]
         }
         fields = k.layout.fields
@@ -108,49 +133,44 @@ class _Recurrent:
         self.pitch = self.n["padded"] * 4
         self.panels = self.n["padded"] // self.lanes.count
 
-    def shapes(self, gates: int) -> list[tuple[int, int]]:
-        """Register tiles (rows, panels), the preferred ones for few rows first."""
-        target = self.k.target
-        panels = tile_panels(target, gates)
-        shapes = [(1, panels >> shift) for shift in range(panels.bit_length())]
-        shapes.extend((rows, 1) for rows in range(2, tile_rows(target, gates) + 1))
-        return shapes
-
-    def tile(self, gates: int, rows: int, panels: int) -> Any:
-        """Function that multiplies `rows` states with `panels` panels of weights.
+    def tile(self, gates: int, tile: Tile) -> Any:
+        """Function that multiplies a tile's rows of states with its panels of weights.
 
         Arguments: states, bytes between rows, weights, bytes between panels, sums
         [rows, panels, gates, lanes] to be written, length of a state.
         """
         k, lanes = self.k, self.lanes
-        unroll = 4 if rows * panels * gates <= 12 else 2
-        function = k.local_function(f"tile_{gates}_{rows}_{panels}", [PTR, I64, PTR, I64, PTR, I64])
+        rows, panels, part = tile.rows, tile.panels, tile.part
+        unroll = 4 if rows * panels * part <= 12 else 2
+        name = f"tile_{gates}_{rows}_{panels}"
+        function = k.local_function(name, [PTR, I64, PTR, I64, PTR, I64])
         with k.within(function) as (states, pitch, weights, panel, sums, length):
-            shape = [(r, p, g) for r in range(rows) for p in range(panels) for g in range(gates)]
-            totals = {place: k.variable(lanes.fill(0)) for place in shape}
-            state, weight = k.variable(states), k.variable(weights)
             row_shifts = [pitch * row for row in range(rows)]
             panel_shifts = [panel * p for p in range(panels)]
-            with k.loop(0, length, unroll):
-                for step in range(unroll):
-                    factors = [
-                        k.load(
-                            weight.get() + panel_shifts[p] + (step * gates + g) * lanes.bytes,
-                            lanes.kind,
-                        )
-                        for p in range(panels)
-                        for g in range(gates)
-                    ]
-                    for row in range(rows):
-                        value = k.load(state.get() + row_shifts[row] + step * 4, F32)
-                        spread = lanes.splat(value)
-                        for index, factor in enumerate(factors):
-                            total = totals[row, index // gates, index % gates]
-                            total.set(k.fma(spread, factor, total.get()))
-                state.add(unroll * 4)
-                weight.add(unroll * gates * lanes.bytes)
-            for index, place in enumerate(shape):
-                k.store(totals[place].get(), sums + index * lanes.bytes)
+            for first in range(0, gates, part):
+                shape = [(p, g) for p in range(panels) for g in range(first, first + part)]
+                totals = [[k.variable(lanes.fill(0)) for _ in shape] for _ in range(rows)]
+                state, weight = k.variable(states), k.variable(weights)
+                with k.loop(0, length, unroll):
+                    for step in range(unroll):
+                        factors = [
+                            k.load(
+                                weight.get() + panel_shifts[p] + (step * gates + g) * lanes.bytes,
+                                lanes.kind,
+                            )
+                            for p, g in shape
+                        ]
+                        for row in range(rows):
+                            value = k.load(state.get() + row_shifts[row] + step * 4, F32)
+                            spread = lanes.splat(value)
+                            for total, factor in zip(totals[row], factors, strict=True):
+                                total.set(k.fma(spread, factor, total.get()))
+                    state.add(unroll * 4)
+                    weight.add(unroll * gates * lanes.bytes)
+                for row in range(rows):
+                    for (p, g), total in zip(shape, totals[row], strict=True):
+                        place = ((row * panels + p) * gates + g) * lanes.bytes
+                        k.store(total.get(), sums + place)
             k.ret()
         return function
 
@@ -245,30 +265,33 @@ class _Recurrent:
     ) -> None:
         """Sums of one pass for all panels and rows, each handed to `combine`.
 
-        A single row takes several panels at a time, several rows one panel in tiles of nearly equal
-        height.
+        A single row takes several panels at a time, several rows fewer in tiles of nearly equal
+        height; panels left over for several rows go row by row.
         """
         k, lanes, tiles = self.k, self.lanes, self.tiles[gates]
         panel_bytes = self.pitch * (gates * lanes.count)
         weights = self.p["r" if number == 0 else "r2"] + direction * self.panels * panel_bytes
-        widths = sorted({p for r, p in tiles if r == 1})
-        most = max(r for r, _ in tiles)
+        singles = [tile.panels for tile in tiles if tile.rows == 1]
+        tallest = max(tiles, key=lambda tile: tile.rows)
         first_panel = k.variable(0, I64)
         with k.while_(lambda: first_panel.get() < self.panels):
             left = self.panels - first_panel.get()
-            width = k.const(1)
-            for panels in widths[1:]:
-                width = k.select(rows.equals(1) & (left >= panels), panels, width)
+            single = rows.equals(1)
+            narrow = left < tallest.panels
+            most = k.select(single | narrow, k.const(1), tallest.rows)
+            width = k.select(single | narrow, k.const(1), tallest.panels)
+            for panels in singles[1:]:
+                width = k.select(single & (left >= panels), panels, width)
             source = weights + first_panel.get() * panel_bytes
             first_row = k.variable(0, I64)
-            bands = k.variable((rows + (most - 1)) // most)
+            bands = k.variable((rows + most - 1) // most)
             with k.while_(lambda: first_row.get() < rows):
                 height = (rows - first_row.get() + bands.get() - 1) // bands.get()
                 state = states + first_row.get() * self.pitch
-                for (tall, wide), tile in tiles.items():
-                    with k.when(height.equals(tall) & width.equals(wide)):
+                for tile, function in tiles.items():
+                    with k.when(height.equals(tile.rows) & width.equals(tile.panels)):
                         arguments = [state, self.pitch, source, panel_bytes, sums]
-                        k.call(tile, [*arguments, self.n["padded"]])
+                        k.call(function, [*arguments, self.n["padded"]])
                 with k.loop(0, height) as row, k.loop(0, width) as panel:
                     place = sums + (row * width + panel) * (gates * lanes.bytes)
                     combine(first_row.get() + row, first_panel.get() + panel, place)

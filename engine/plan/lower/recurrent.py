@@ -16,7 +16,7 @@ from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, ceildiv, maximum, minimum
 from engine.graph.ir import Node, Value
 from engine.kernels.activations import DEFAULTS
-from engine.kernels.recurrent import GATES, PASSES, scratch_bytes, tile_rows
+from engine.kernels.recurrent import GATES, PASSES, scratch_bytes, several_tiles
 from engine.plan.lower.dot import weights as emit_projection
 from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.packing import packs_total
@@ -245,7 +245,7 @@ def _emit_steps(
         outputs=outputs,
     )
     fixed, per_row = scratch_bytes(cell.kind, low.target)
-    height = tile_rows(low.target, PASSES[cell.kind][0])
+    height = several_tiles(low.target, PASSES[cell.kind][0])[-1].rows
     # A row tile of a step reads all recurrent weights, at some 50 bytes per nanosecond from L2.
     step_cost = ceildiv(block, height) * (hidden * hidden * gates * 4 // 50) + block * hidden
     low.call(
