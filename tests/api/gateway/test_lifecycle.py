@@ -195,10 +195,10 @@ def test_it_answers_while_models_load(start, tmp_path: Path, monkeypatch):
 def test_shutdown_while_loading(start, monkeypatch):
     """Mirrors L0_lifecycle's case of this name: the load is given up at its next report."""
     load = HeldLoader.__call__
-    given_up = threading.Event()
+    stopped, given_up = threading.Event(), threading.Event()
 
     def slow(self, path, **options):
-        time.sleep(0.5)
+        stopped.wait(20)
         try:
             return load(self, path, **options)
         except ChannelError:
@@ -208,9 +208,11 @@ def test_shutdown_while_loading(start, monkeypatch):
     monkeypatch.setattr(HeldLoader, "__call__", slow)
     server = start(SCALE, ready=False)
     server.wait_for("listening")
-    server.stop()
+    server.server.stop()
+    server.wait_for("stopped")
+    stopped.set()
+    assert given_up.wait(20)
     assert "ready" not in [event.kind for event in server.events]
-    assert given_up.wait(5)
 
 
 def test_a_model_that_fails_to_load_stops_the_server(tmp_path: Path):
