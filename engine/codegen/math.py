@@ -123,19 +123,18 @@ def _exp_parts(k: KernelBuilder, x: Val) -> tuple[Val, Val]:
 
 
 def exp_held(k: KernelBuilder, x: Val) -> Val:
-    """``e**x``, at most 2 ulp, for arguments held to [-87.3, 88.7]: nearly half of `exp`'s work.
-
-    The result must be a normal number, since n is added to the exponent's bits; NaN stays NaN only
-    by luck of its bits, so callers that must keep it select it themselves.
-    """
+    """``e**x``, at most 2 ulp, for arguments held to [-87.3, 88.3] or NaN; 3/4 of the work."""
     shifted, tail = _exp_parts(k, x)
-    one_more = k.bitcast(tail + 1.0, shifted.type)
-    return k.bitcast(one_more + (shifted << 23), x.type)
+    scale = k.bitcast((shifted << 23) + (127 << 23), x.type)
+    return k.fma(tail, scale, scale)
 
 
 def exp(k: KernelBuilder, x: Val) -> Val:
     """``e**x``, at most 2 ulp; overflows to inf, results below 2**-126 are flushed to zero."""
-    result = k.select(x < _EXP_LOW, k.const(0.0, x.type), exp_held(k, x))
+    shifted, tail = _exp_parts(k, x)
+    # Adding to the exponent's bits reaches 2**128 * p with p < 1, where 2**128 alone overflows.
+    bits = k.bitcast(tail + 1.0, shifted.type) + (shifted << 23)
+    result = k.select(x < _EXP_LOW, k.const(0.0, x.type), k.bitcast(bits, x.type))
     # The sum is inf beyond the range and NaN for NaN, for which the comparison is false.
     return k.select(x <= _EXP_HIGH, result, x + math.inf)
 
