@@ -1,4 +1,4 @@
-"""What dim expressions mean: their primitives on Python integers, and straight-line code for many.
+"""What dim expressions mean on Python integers, as straight-line code for many and as text.
 
 Evaluation at bind runs once per new shape over every dim of a model, so the expressions of a model
 are emitted as one function in which each common subexpression is computed once.
@@ -124,7 +124,7 @@ def bind_source(exprs: Sequence[Dim], symbols: Sequence[str]) -> str:
             return str(dim.value)
         if (atom := dim.atom) is not None:
             return computed[atom]
-        return computed.get(dim) or assign(dim, _sum_of_products(dim, computed))
+        return computed.get(dim) or assign(dim, _sum_of_products(dim, computed.__getitem__))
 
     for atom in atoms_in_order(exprs):
         if not atom.args:
@@ -155,13 +155,35 @@ def compile_bind(exprs: Sequence[Dim], symbols: Sequence[str]) -> Callable[..., 
     return function
 
 
-def _sum_of_products(dim: Dim, names: dict[Any, str]) -> str:
+def _sum_of_products(dim: Dim, name_of: Callable[[Atom], str]) -> str:
     text = ""
     for monomial, coefficient in dim.terms:
-        factors = [names[atom] for atom in monomial]
+        factors = [name_of(atom) for atom in monomial]
         size = abs(coefficient)
         if size != 1 or not factors:
             factors.insert(0, str(size))
         sign = ("-" if coefficient < 0 else "") if not text else " - " if coefficient < 0 else " + "
         text += sign + "*".join(factors)
     return text
+
+
+def dim_text(dim: Dim, depth: int) -> str:
+    """Readable form of a dim, with operations below `depth` left out."""
+    return _sum_of_products(dim, lambda atom: _atom_text(atom, depth)) or "0"
+
+
+def _atom_text(atom: Atom, depth: int) -> str:
+    if not atom.args:
+        return atom.name
+    if depth == 0:
+        return "..."
+    parts = [dim_text(dim, depth - 1) for dim in atom.args]
+    if atom.name == "divide":
+        simple = [dim.is_constant or dim.atom is not None for dim in atom.args]
+        numerator, denominator = (
+            part if plain else f"({part})" for part, plain in zip(parts, simple, strict=True)
+        )
+        return f"({numerator}//{denominator})"
+    if atom.scale is not None:
+        parts.append(f"{atom.scale:g}")
+    return f"{atom.name}({', '.join(parts)})"

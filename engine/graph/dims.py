@@ -18,10 +18,8 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from engine.graph.dim_source import (
@@ -30,7 +28,9 @@ from engine.graph.dim_source import (
     atoms_in_order,
     bind_source,
     compile_bind,
+    dim_text,
 )
+from engine.graph.polynomial import Monomial, Terms, cancel, divide, multiply, normal_form
 
 __all__ = [
     "Dim",
@@ -45,9 +45,6 @@ __all__ = [
     "select_stride",
     "symbol",
 ]
-
-Monomial: TypeAlias = "tuple[Atom, ...]"
-Terms: TypeAlias = "tuple[tuple[Monomial, int], ...]"
 
 _COEFFICIENT_LIMIT: Final = 1 << 100
 _TERM_LIMIT: Final = 256
@@ -215,7 +212,7 @@ class Dim:
         return _intern_dim, (self.terms,)
 
     def __str__(self) -> str:
-        return _text(self, _TEXT_DEPTH)
+        return dim_text(self, _TEXT_DEPTH)
 
     def __repr__(self) -> str:
         return f"Dim({self})"
@@ -262,18 +259,12 @@ def _intern_dim(terms: Terms) -> Dim:
         return _dims.setdefault(terms, dim)
 
 
-def _monomial_order(monomial: Monomial) -> tuple[Any, ...]:
-    return (-len(monomial), [atom.order for atom in monomial])
-
-
 def _from_terms(terms: Mapping[Monomial, int]) -> Dim:
-    kept = [(monomial, coefficient) for monomial, coefficient in terms.items() if coefficient]
+    kept = normal_form(terms)
     for _, coefficient in kept:
         if not -_COEFFICIENT_LIMIT < coefficient < _COEFFICIENT_LIMIT:
             raise DimError("a dimension exceeds 100 bits")
-    if len(kept) > 1:
-        kept.sort(key=lambda term: _monomial_order(term[0]))
-    return _intern_dim(tuple(kept))
+    return _intern_dim(kept)
 
 
 def _apply(name: str, *args: Dim, scale: float | None = None) -> Dim:
@@ -382,14 +373,7 @@ def _product(a: Dim, b: Dim) -> Dim:
     if len(a.terms) * len(b.terms) > _TERM_LIMIT or _degree(a) + _degree(b) > _DEGREE_LIMIT:
         first, second = sorted((a, b), key=lambda dim: dim._order)
         return _apply("multiply", first, second)
-    terms: dict[Monomial, int] = {}
-    for left, left_coefficient in a.terms:
-        for right, right_coefficient in b.terms:
-            monomial = left + right
-            if left and right:
-                monomial = tuple(sorted(monomial, key=lambda atom: atom.order))
-            terms[monomial] = terms.get(monomial, 0) + left_coefficient * right_coefficient
-    return _from_terms(terms)
+    return _from_terms(multiply(a.terms, b.terms))
 
 
 def _quotient(a: Dim, b: Dim) -> Dim:
@@ -403,8 +387,9 @@ def _quotient(a: Dim, b: Dim) -> Dim:
         return a
     if a.is_constant and b.is_constant:
         return Dim.of(a.value // b.value)
-    a, b = _cancel(a, b)
-    quotient, rest = _divide_polynomials(a, b)
+    if not b.is_constant or a.terms[-1][0]:
+        a, b = (_from_terms(terms) for terms in cancel(a.terms, b.terms))
+    quotient, rest = (_from_terms(terms) for terms in divide(a.terms, b.terms))
     if quotient.terms:
         return quotient + _quotient(rest, b) if rest.terms else quotient
     if b is _ONE:
@@ -425,50 +410,6 @@ def _quotient(a: Dim, b: Dim) -> Dim:
                     others = _from_terms({m: c for m, c in a.terms if m != monomial})
                     return (inner + others * inner_divisor) // (inner_divisor * divisor)
     return _apply("divide", a, b)
-
-
-def _cancel(a: Dim, b: Dim) -> tuple[Dim, Dim]:
-    """Divide both by their common integer and monomial factor."""
-    if b.is_constant and any(not monomial for monomial, _ in a.terms):
-        return a, b
-    terms = a.terms + b.terms
-    factor = math.gcd(*(coefficient for _, coefficient in terms))
-    shared = reduce(lambda left, right: left & right, (Counter(m) for m, _ in terms))
-    if factor == 1 and not shared:
-        return a, b
-    removed = tuple(shared.elements())
-
-    def reduced(dim: Dim) -> Dim:
-        return _from_terms({_without(m, removed) or (): c // factor for m, c in dim.terms})
-
-    return reduced(a), reduced(b)
-
-
-def _without(monomial: Monomial, factor: Monomial) -> Monomial | None:
-    """`monomial` divided by `factor`, None where that is not a monomial."""
-    rest = list(monomial)
-    for atom in factor:
-        if atom not in rest:
-            return None
-        rest.remove(atom)
-    return tuple(rest)
-
-
-def _divide_polynomials(a: Dim, b: Dim) -> tuple[Dim, Dim]:
-    """Quotient and remainder of `a` by the leading term of `b`: ``a = quotient*b + remainder``."""
-    leading, leading_coefficient = b.terms[0]
-    quotient, rest = _ZERO, a
-    for _ in range(_TERM_LIMIT):
-        for monomial, coefficient in rest.terms:
-            others = _without(monomial, leading)
-            if others is not None and coefficient // leading_coefficient:
-                step = _from_terms({others: coefficient // leading_coefficient})
-                break
-        else:
-            return quotient, rest
-        quotient += step
-        rest -= step * b
-    return _ZERO, a
 
 
 def _flatten(name: str, dims: Iterable[Dim | int]) -> list[Dim]:
@@ -543,33 +484,3 @@ def _proven_nonnegative(dim: Dim, depth: int) -> bool:
             if _proven_nonnegative(others * args[1] + bound * c, depth - 1):
                 return True
     return False
-
-
-def _text(dim: Dim, depth: int) -> str:
-    if not dim.terms:
-        return "0"
-    text = ""
-    for monomial, coefficient in dim.terms:
-        factors = [_atom_text(atom, depth) for atom in monomial]
-        if abs(coefficient) != 1 or not factors:
-            factors.insert(0, str(abs(coefficient)))
-        sign = ("-" if coefficient < 0 else "") if not text else " - " if coefficient < 0 else " + "
-        text += sign + "*".join(factors)
-    return text
-
-
-def _atom_text(atom: Atom, depth: int) -> str:
-    if not atom.args:
-        return atom.name
-    if depth == 0:
-        return "..."
-    parts = [_text(dim, depth - 1) for dim in atom.args]
-    if atom.name == "divide":
-        simple = [dim.is_constant or dim.atom is not None for dim in atom.args]
-        numerator, denominator = (
-            part if plain else f"({part})" for part, plain in zip(parts, simple, strict=True)
-        )
-        return f"({numerator}//{denominator})"
-    if atom.scale is not None:
-        parts.append(f"{atom.scale:g}")
-    return f"{atom.name}({', '.join(parts)})"

@@ -21,6 +21,7 @@ from engine.graph.inference import (  # noqa: F401 - importing a family register
     sampling,
     sequence,
     signal,
+    slicing,
     text,
 )
 from engine.graph.inference.context import Guard, Inference, State, Unknown

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.graph.batching_rules import RULES, Refusal, Rows
+from engine.graph.batching.rows import RULES, Refusal, Rows
 from engine.graph.dims import Dim
 from engine.graph.ir import Node, Value
 

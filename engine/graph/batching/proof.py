@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.graph.batching_positions import Positions
-from engine.graph.batching_rules import RULES, Refusal, Rows, elementwise, reshape
+from engine.graph.batching import layers  # noqa: F401 - registers its rules
+from engine.graph.batching.elementwise import elementwise
+from engine.graph.batching.movement import reshape
+from engine.graph.batching.positions import Positions
+from engine.graph.batching.rows import RULES, Refusal, Rows
 from engine.graph.dims import Dim
 from engine.graph.ir import Graph, Node, Value, subgraphs
-
-__all__ = ["BatchAxis", "batch_axis"]
 
 
 @dataclass(frozen=True)
