@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.codegen.builder import KernelBuilder, Val
-from engine.codegen.math import exp, exp_held, softplus, tanh
+from engine.codegen.math import exp, sigmoid, softplus, tanh
 
 DEFAULTS: Final[dict[str, tuple[float | None, float | None]]] = {
     "Affine": (1.0, 0.0),
@@ -23,31 +23,18 @@ DEFAULTS: Final[dict[str, tuple[float | None, float | None]]] = {
 """Default alpha and beta of each activation; None where it takes none."""
 
 
-_RANGE: Final = 80.0
-"""Arguments of the exponential are held to this range, where 1 + e**x stays finite and exact
-results differ from the limits by less than float32 resolves."""
-
-
-def _held_exp(k: KernelBuilder, x: Val) -> Val:
-    """``e**x`` for x held to the range; NaN stays NaN."""
-    x = k.select(k.const(-_RANGE, x.type) > x, -_RANGE, x)
-    return exp_held(k, k.select(k.const(_RANGE, x.type) < x, _RANGE, x))
-
-
-def gate_sigmoid(k: KernelBuilder, x: Val) -> Val:
-    """``1 / (1 + e**-x)``; the error is below 1.5e-7, what a gate that scales a state needs."""
-    return k.const(1.0, x.type) / (_held_exp(k, -x) + 1.0)
-
-
 def gate_tanh(k: KernelBuilder, x: Val) -> Val:
-    """Hyperbolic tangent; the error is below 1.5e-7 everywhere, relative or not."""
-    return k.const(1.0, x.type) - 2.0 / (_held_exp(k, x + x) + 1.0)
+    """Hyperbolic tangent with an absolute error below 2e-7, in two thirds of `tanh`'s work.
+
+    What it scales in a cell is at most a few times larger, so digits near zero are not missed.
+    """
+    return k.const(1.0, x.type) - 2.0 / (exp(k, x + x) + 1.0)
 
 
 def activation(k: KernelBuilder, name: str, x: Val, alpha: float, beta: float) -> Val:
     """Activation `name` of a float32 vector."""
     if name == "Sigmoid":
-        return gate_sigmoid(k, x)
+        return sigmoid(k, x)
     if name == "Tanh":
         return gate_tanh(k, x)
     if name == "Relu":

@@ -13,20 +13,11 @@ from typing import Final
 from engine.codegen.abi import Layout
 from engine.codegen.builder import KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
-from engine.codegen.math import exp_held, log
+from engine.codegen.math import exp, log
 from engine.codegen.target import Target
 from engine.kernels.strips import Lanes, Part
 
 _VECTORS: Final = 4
-
-_LOWEST: Final = -86.0
-"""Below it the exponential, less than 5e-38, counts as zero."""
-
-
-def _relative_exp(k: KernelBuilder, x: Val) -> Val:
-    """``e**x`` of what is at most zero; NaN stays NaN."""
-    held = k.select(k.const(_LOWEST, x.type) > x, _LOWEST, x)
-    return k.select(x < _LOWEST, 0.0, exp_held(k, held))
 
 
 def strip_width(target: Target) -> int:
@@ -57,7 +48,7 @@ def _rows(symbol: str, target: Target, options: Options) -> str:
         peak = lanes.splat(lanes.fold(peaks, lanes.larger))
 
         def enter(total: Val, part: Part, vector: int, peak: Val = peak) -> Val:
-            value = _relative_exp(k, part.load(source, vector) - peak)
+            value = exp(k, part.load(source, vector) - peak)
             if not logarithm:
                 part.store(value, target_row, vector)
             return total + value
@@ -104,7 +95,7 @@ def _columns(symbol: str, target: Target, options: Options) -> str:
             source.set(x + shift)
             with k.loop(0, length):
                 for vector, total in enumerate(sums):
-                    value = _relative_exp(k, part.load(source.get(), vector) - peaks[vector].get())
+                    value = exp(k, part.load(source.get(), vector) - peaks[vector].get())
                     if not logarithm:
                         part.store(value, destination.get(), vector)
                     total.add(value)
