@@ -41,6 +41,7 @@ class RunningServer:
         deadline = time.monotonic() + seconds
         while kind not in [event.kind for event in self.events]:
             assert time.monotonic() < deadline, self.events
+            assert self._thread.is_alive(), self.events
             time.sleep(0.005)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
