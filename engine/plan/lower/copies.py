@@ -113,9 +113,9 @@ def _emit_tiles(
     outer = [axis for axis in axes if axis is not across and axis is not along]
     rank = outer_rank(len(outer))
     chunks = ceildiv(along.length, transpose.CHUNK_ELEMENTS)
-    side = transpose.tile_side(low.target, itemsize)
-    tiles = ceildiv(across.length, side)
-    elements = minimum(along.length, transpose.CHUNK_ELEMENTS) * minimum(across.length, side)
+    block = transpose.BLOCK_ELEMENTS
+    tiles = ceildiv(across.length, block)
+    elements = minimum(along.length, transpose.CHUNK_ELEMENTS) * minimum(across.length, block)
     low.call(
         KernelSpec.of(transpose.TILES.name, rank=rank, itemsize=itemsize),
         items=product([axis.length for axis in outer]) * chunks * tiles,
