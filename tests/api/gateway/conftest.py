@@ -39,9 +39,12 @@ class RunningServer:
 
     def wait_for(self, kind: str, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
-        while kind not in [event.kind for event in self.events]:
+        while True:
+            alive = self._thread.is_alive()  # looked at first: the last event precedes the end
+            if kind in [event.kind for event in self.events]:
+                return
+            assert alive, self.events
             assert time.monotonic() < deadline, self.events
-            assert self._thread.is_alive(), self.events
             time.sleep(0.005)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
