@@ -91,6 +91,7 @@ _MODULES: Final = (
     "engine.kernels.softmax",
     "engine.kernels.transpose",
     "engine.kernels.walker",
+    "engine.kernels.winograd",
     "engine.kernels.words",
 )
 

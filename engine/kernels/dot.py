@@ -73,16 +73,21 @@ def spec(vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None)
     )
 
 
-def scratch_bytes(options: Options, target: Target, m_block: int, n_block: int) -> int:
-    """Per-thread scratch of one item: row table and, for K blocks, partial sums."""
-    rows = m_block + target.tile_rows(options["vectors"])
-    columns = n_block * options["vectors"] * target.lanes()
-    return rows * _row_bytes(options) + 64 + rows * columns * 4
-
-
 def _row_bytes(options: Options) -> int:
     tiles = sum(1 for kind in options["inputs"] if kind == "tile")
     return 8 * (2 + tiles)
+
+
+def multiply_step(
+    k: KernelBuilder, lines: list[Val], at: Val, panel: Val, lanes: int, sums: list[list[Variable]]
+) -> None:
+    """One step of K: ``sums[row][v] += lines[row][at] * panel[v]``; `at` counts bytes."""
+    vector = sums[0][0].type
+    columns = [k.load(k.offset(panel, v * lanes * 4), vector) for v in range(len(sums[0]))]
+    for line, row in zip(lines, sums, strict=True):
+        value = k.splat(k.load(k.offset(line, at), F32), lanes)
+        for total, column in zip(row, columns, strict=True):
+            total.set(k.fma(value, column, total.get()))
 
 
 class _Dot:
@@ -175,27 +180,15 @@ class _Dot:
                 bulk = length - length % _UNROLL
                 with k.while_(lambda step=step, bulk=bulk: step.get() < bulk):  # type: ignore[misc]
                     for u in range(_UNROLL):
-                        self._step(lines, step.get() * 4 + u * 4, panel.get(), u, sums)
+                        source = k.offset(panel.get(), u * self.width * 4)
+                        at = step.get() * 4 + u * 4
+                        multiply_step(k, lines, at, source, self.lanes, sums)
                     panel.add(_UNROLL * self.width * 4)
                     step.add(_UNROLL)
                 with k.while_(lambda step=step, length=length: step.get() < length):  # type: ignore[misc]
-                    self._step(lines, step.get() * 4, panel.get(), 0, sums)
+                    multiply_step(k, lines, step.get() * 4, panel.get(), self.lanes, sums)
                     panel.add(self.width * 4)
                     step.add(1)
-
-    def _step(
-        self, lines: list[Val], at: Val, panel: Val, u: int, sums: list[list[Variable]]
-    ) -> None:
-        k = self.k
-        base = u * self.width * 4
-        columns = [
-            k.load(k.offset(panel, base + v * self.lanes * 4), self.vector)
-            for v in range(self.vectors)
-        ]
-        for row, line in enumerate(lines):
-            value = k.splat(k.load(k.offset(line, at), F32), self.lanes)
-            for v, column in enumerate(columns):
-                sums[row][v].set(k.fma(value, column, sums[row][v].get()))
 
     def _store(
         self,
@@ -387,4 +380,4 @@ def _build(symbol: str, target: Target, options: Options) -> str:
 
 DOT = register(Family("dot", "matrix product and convolution on packed weights", layout, _build))
 
-__all__ = ["DOT", "layout", "scratch_bytes", "spec"]
+__all__ = ["DOT", "layout", "multiply_step", "spec"]

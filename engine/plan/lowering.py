@@ -51,6 +51,20 @@ class Call:
         ]
 
 
+@dataclass
+class Spare:
+    """Bytes of weights that may be kept beyond one packing of each, for faster algorithms."""
+
+    left: int = 0
+
+    def take(self, size: int) -> bool:
+        """Whether `size` bytes were left; they are taken if so."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
 @dataclass(eq=False)
 class Lowering:
     """State of lowering one program segment."""
@@ -63,6 +77,7 @@ class Lowering:
     halos: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     dense: dict[int, Tensor] = field(default_factory=dict)
     threads: int = 1
+    spare: Spare = field(default_factory=Spare)
     node: Node | None = None
 
     def read(self, value: Value | None) -> Tensor:

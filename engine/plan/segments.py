@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from engine.codegen.target import Target
 from engine.errors import ModelError
 from engine.graph.ir import Graph, Node, Value, subgraphs
 from engine.plan.lower.convolution import request_halos
-from engine.plan.lowering import Lowering, NoKernel, copy, lowering_of
+from engine.plan.lowering import Lowering, NoKernel, Spare, copy, lowering_of
 from engine.plan.program import Program
 from engine.plan.tensor import ZERO, Buffer, Space, Tensor, product, row_major
 from engine.runtime.reference import ReferenceKernel
@@ -80,12 +81,14 @@ class Planner:
         target: Target,
         threads: int,
         weights: list[Buffer],
+        spare: Spare,
         symbols: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = graph
         self.target = target
         self.threads = threads
         self.weights = weights
+        self.spare = spare
         self.segments: list[Segment] = []
         self.reasons: dict[int, str] = {}
         outside = (*graph.inputs, *graph.captures)
@@ -109,7 +112,7 @@ class Planner:
         return self.segments
 
     def _open(self) -> _Open:
-        low = Lowering(self.target, weights=self.weights, threads=self.threads)
+        low = Lowering(self.target, weights=self.weights, threads=self.threads, spare=self.spare)
         request_halos(self.graph, low)
         return _Open(low)
 
@@ -199,7 +202,12 @@ class Planner:
         for name, graph in node.attributes.items():
             if isinstance(graph, Graph):
                 inner = Planner(
-                    graph, self.target, self.threads, self.weights, frozenset(self.symbols)
+                    graph,
+                    self.target,
+                    self.threads,
+                    self.weights,
+                    self.spare,
+                    frozenset(self.symbols),
                 )
                 bodies[name] = (graph, inner.plan())
         return Control(node, bodies)
@@ -216,10 +224,21 @@ class Planner:
             self.segments.append(Program(low.calls, opened.inputs, outputs, low.buffers))
 
 
-def plan(graph: Graph, target: Target, threads: int) -> Plan:
-    """Segments of a graph for a target; `threads` only influences schedules."""
+SPARE_BYTES: Final = 64 << 20
+SPARE_SHARE: Final = 0.25
+"""Memory for second packings (Winograd's transformed filters): the larger of a constant and a share
+of the model's weights."""
+
+
+def plan(graph: Graph, target: Target, threads: int, winograd: bool = True) -> Plan:
+    """Segments of a graph for a target; `threads` only influences schedules.
+
+    `winograd` admits minimal filtering for 3x3 convolutions, which rounds differently.
+    """
     weights: list[Buffer] = []
-    return Plan(Planner(graph, target, threads, weights).plan(), weights)
+    held = sum(value.data.nbytes for value in graph.values() if value.data is not None)
+    spare = Spare(max(SPARE_BYTES, int(held * SPARE_SHARE)) if winograd else 0)
+    return Plan(Planner(graph, target, threads, weights, spare).plan(), weights)
 
 
 def _follows_from_sizes(node: Node) -> bool:

@@ -18,6 +18,7 @@ from engine.graph.ir import Graph, Node, Value
 from engine.kernels import depthwise
 from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
 from engine.plan.lower.dot import epilogue_of
+from engine.plan.lower.minimal_filtering import OUTPUTS, may_filter, minimal_filtering
 from engine.plan.lower.pooling import Window, window_of
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
 from engine.plan.packing import pack, pad_columns, panel_vectors
@@ -49,12 +50,21 @@ def halo_of(node: Node) -> Halo:
     return ((0, 0), *sides, (0, 0))
 
 
+def reach_of(node: Node) -> Halo:
+    """Halo of a convolution whatever algorithm it takes: whole Winograd tiles reach further."""
+    halo = halo_of(node)
+    if not may_filter(node):
+        return halo
+    extra = OUTPUTS - 1
+    return tuple((a, b + extra if 0 < i < len(halo) - 1 else b) for i, (a, b) in enumerate(halo))
+
+
 def request_halos(graph: Graph, low: Lowering) -> None:
     """Ask for halos: every value that convolutions read gets the widest padding among them."""
     for node in graph.nodes:
         if node.key != "packhorse.Conv" or node.inputs[0] is None:
             continue
-        value, halo = node.inputs[0], halo_of(node)
+        value, halo = node.inputs[0], reach_of(node)
         if not any(after or before for before, after in halo):
             continue
         known = low.halos.get(id(value), halo)
@@ -98,11 +108,40 @@ def conv(node: Node, low: Lowering) -> None:
     for axis, before in enumerate(window.before):
         start = start - x.strides[1 + axis] * before
     geometry = _Geometry(replace(x, offset=start), y, window, start)
-    tensors = [(access, low.read(value)) for access, value in extras]
+    tensors = [(access, _extra(low, access, value)) for access, value in extras]
     if group > 1 and channels == 1 and outputs == group and geometry.spatial <= 2:
         _depthwise(low, geometry, weight, epilogue, tensors)
+    elif may_filter(node):
+        _choose(low, geometry, weight, epilogue, tensors)
     else:
         _dense(low, geometry, weight, group, epilogue, tensors)
+
+
+def _choose(
+    low: Lowering,
+    g: _Geometry,
+    weight: Value,
+    epilogue: Expr | None,
+    extras: list[tuple[str, Tensor]],
+) -> None:
+    """Winograd or the direct sum, by the cost of one image; at bind where its size is dynamic."""
+    filtered = minimal_filtering(g.x, g.y, weight, extras)
+    if filtered.pays == ZERO or not filtered.fits(low):
+        _dense(low, g, weight, 1, epilogue, extras)
+        return
+    filtered.emit(low, epilogue)
+    if filtered.pays != ONE:
+        first = len(low.calls)
+        _dense(low, g, weight, 1, epilogue, extras)
+        for call in low.calls[first:]:
+            call.items = call.items * (ONE - filtered.pays)
+
+
+def _extra(low: Lowering, access: str, value: Value) -> Tensor:
+    """Tensor of an epilogue input; the kernels read its last axis densely."""
+    tensor = low.read(value)
+    dense = access == "scalar" or tensor.strides[-1] == ONE
+    return tensor if dense else low.contiguous(tensor)
 
 
 def _with_kernel(node: Node, data: np.ndarray) -> Node:  # type: ignore[type-arg]
@@ -112,7 +151,7 @@ def _with_kernel(node: Node, data: np.ndarray) -> Node:  # type: ignore[type-arg
 
 def _with_halo(low: Lowering, value: Value, node: Node) -> Tensor:
     """The input with at least the halo that the convolution reads and unit-stride channels."""
-    tensor, needed = low.read(value), halo_of(node)
+    tensor, needed = low.read(value), reach_of(node)
     has = tensor.halo or tuple((0, 0) for _ in tensor.shape)
     wide = all(h[0] >= n[0] and h[1] >= n[1] for h, n in zip(has, needed, strict=True))
     if wide and tensor.strides[-1] == ONE:
@@ -184,9 +223,7 @@ def _dense(
     )
 
 
-def _grouped_column(
-    low: Lowering, tensor: Tensor, group: int, columns: int, width: int
-) -> Axes:
+def _grouped_column(low: Lowering, tensor: Tensor, group: int, columns: int, width: int) -> Axes:
     """Per-channel epilogue input of a grouped convolution, padded to whole panels per group."""
     data = tensor.buffer.data
     if data is None:

@@ -60,7 +60,7 @@ def matmul(node: Node, low: Lowering) -> None:
     target = low.write(out)
     c = _insert(target, target.rank) if b.rank == 1 else target
     c = _insert(c, c.rank - 1) if a.rank == 1 else c
-    computed(low, left, right, c, epilogue, [(access, low.read(v)) for access, v in extras])
+    computed(low, left, right, c, epilogue, [(k, _operand(low, k, v)) for k, v in extras])
 
 
 @lowers("Gemm")
@@ -126,7 +126,15 @@ def weights(
     name: str,
 ) -> None:
     """Emit ``c = epilogue(a @ matrix)``; `matrix` [K, N] is packed now, once."""
-    _packed(low, matrix, a, c, epilogue, [(k, low.read(v)) for k, v in extras], name)
+    tensors = [(k, _operand(low, k, v)) for k, v in extras]
+    _packed(low, matrix, a, c, epilogue, tensors, name)
+
+
+def _operand(low: Lowering, access: str, value: Value) -> Tensor:
+    """Tensor of an epilogue input; the kernel reads its last axis densely."""
+    tensor = low.read(value)
+    dense = access == "scalar" or tensor.strides[-1] == ONE
+    return tensor if dense else low.contiguous(tensor)
 
 
 def _packed(
@@ -197,8 +205,7 @@ def computed(
     if len(merged) > 2:
         raise NoKernel("the batch axes of this product do not merge into two")
     tiles = [
-        (access, Axes(t, (t.strides[-2],) if access == "tile" else (), ()))
-        for access, t in extras
+        (access, Axes(t, (t.strides[-2],) if access == "tile" else (), ())) for access, t in extras
     ]
     if lead and any(access == "tile" for access, _ in tiles):
         raise NoKernel("a full-size epilogue input of a batched product is not supported")
@@ -266,8 +273,7 @@ def _merge(axes: list[tuple[Dim, ...]]) -> list[tuple[Dim, ...]]:
         if length == ONE:
             continue
         if merged and all(
-            outer == inner * length
-            for outer, inner in zip(merged[-1][1:], strides, strict=True)
+            outer == inner * length for outer, inner in zip(merged[-1][1:], strides, strict=True)
         ):
             merged[-1] = (merged[-1][0] * length, *strides)
         else:

@@ -1,0 +1,153 @@
+"""Winograd as a candidate for 3x3 convolutions: when it pays, its packing, its call.
+
+The choice is part of the arithmetic plan, because it decides how sums round: it follows from the
+size of one image, the channels and the constants below, never from batch, threads or measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from engine.codegen.expression import Expr
+from engine.graph.dims import Dim, ceildiv, maximum, minimum
+from engine.graph.ir import Node, Value
+from engine.kernels import winograd
+from engine.kernels.cook_toom import transforms
+from engine.kernels.winograd import OUTPUTS, POSITIONS
+from engine.plan.lowering import Lowering
+from engine.plan.packing import pack, panel_vectors
+from engine.plan.tensor import ONE, Tensor
+
+COST_VERSION: Final = 1
+"""Version of the constants below; raise it when one changes, since bytes may then."""
+
+_LEAST_CHANNELS: Final = 16
+
+_PATCH_COST: Final = 400
+_BACK_COST: Final = 350
+"""Operations per channel of transforming one patch, and one tile of products back, counted in
+multiply-adds of the direct sum (the operations of `winograd`'s two transforms, loads included)."""
+
+_STREAM_TILES: Final = 16
+"""Tiles whose multiplications take as long as streaming the transformed filters from the last-level
+cache: 36·C·O·4 bytes at about 4 bytes a cycle against 36·C·O multiply-adds at 16 a cycle."""
+
+_BLOCK: Final = 48
+"""Tiles per work item: the filters are streamed once per block."""
+
+_PRODUCT_BYTES: Final = 16 << 20
+"""Bound of a work item's products in scratch."""
+
+
+def may_filter(node: Node) -> bool:
+    """Whether minimal filtering computes this convolution at all."""
+    weight = node.inputs[1]
+    if weight is None or weight.data is None or weight.data.shape[2:] != (3, 3):
+        return False
+    outputs, channels = weight.data.shape[:2]
+    unit = all(
+        step == 1 for name in ("strides", "dilations") for step in node.attribute(name) or (1, 1)
+    )
+    narrow = min(outputs, channels) < _LEAST_CHANNELS
+    return unit and node.attribute("group", 1) == 1 and not narrow
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """One convolution by minimal filtering; `pays` is 1 where it beats the direct sum, else 0."""
+
+    x: Tensor
+    y: Tensor
+    weight: Value
+    extras: list[tuple[str, Tensor]]
+    pays: Dim
+
+    def fits(self, low: Lowering) -> bool:
+        """Take memory for the transformed filters, unless too little is left."""
+        assert self.weight.data is not None
+        outputs, channels = self.weight.data.shape[:2]
+        width = panel_vectors(outputs, low.target) * low.target.lanes()
+        panels = -(-outputs // width)
+        return low.spare.take(POSITIONS * panels * channels * width * 4)
+
+    def emit(self, low: Lowering, epilogue: Expr | None) -> None:
+        """Pack the transformed filters and emit the call."""
+        assert self.weight.data is not None
+        outputs, channels = self.weight.data.shape[:2]
+        vectors = panel_vectors(outputs, low.target)
+        lanes = low.target.lanes()
+        width = vectors * lanes
+        packed = pack(_transformed(np.asarray(self.weight.data)), width)
+        u = low.constant(packed, f"{self.weight.name}.winograd")
+        panels = packed.shape[1]
+        tiles_h, tiles_w = (ceildiv(size, OUTPUTS) for size in self.y.shape[1:3])
+        tiles = self.y.shape[0] * tiles_h * tiles_w
+        height = low.target.tile_rows(vectors)
+        blocks = maximum(ceildiv(tiles, _BLOCK), 1)
+        m_block = maximum(ceildiv(ceildiv(tiles, blocks), height) * height, height)
+        m_items = ceildiv(tiles, m_block)
+        most = max(1, _PRODUCT_BYTES // (POSITIONS * (_BLOCK + 16) * width * 4))
+        n_block = maximum(minimum(m_items * panels // (4 * low.threads), min(panels, most)), 1)
+        n_items = ceildiv(Dim.of(panels), n_block)
+        row = (-(-channels // lanes) * lanes + lanes) * 4
+        scratch = (m_block + height) * POSITIONS * (n_block * (width * 4) + (row + 64))
+        numbers: dict[str, Dim | int] = {
+            "tiles": tiles,
+            "tiles_h": tiles_h,
+            "tiles_w": tiles_w,
+            "height": self.y.shape[1],
+            "width": self.y.shape[2],
+            "c": channels,
+            "n": outputs,
+            "row": row,
+            "panel": channels * width * 4,
+            "matrix": packed[0].nbytes,
+            "m_block": m_block,
+            "n_block": n_block,
+            "m_items": m_items,
+            "n_items": n_items,
+        }
+        tensors = {"x": self.x, "u": u, "y": self.y}
+        for i, (_, tensor) in enumerate(self.extras):
+            tensors[f"e{i}"] = tensor
+        accesses = [access for access, _ in self.extras]
+        spec = winograd.spec(vectors, accesses, epilogue)
+        for name, tensor in tensors.items():
+            if f"{name}_h" in spec.layout.fields:
+                for axis, stride in zip("nhw", tensor.strides, strict=False):
+                    numbers[f"{name}_{axis}"] = stride * 4
+        work = m_block * (POSITIONS * channels * width // (4 * lanes)) * n_block
+        low.call(
+            spec,
+            items=m_items * n_items * self.pays,
+            cost=work + 1000,
+            scratch=scratch,
+            writes="y",
+            **tensors,
+            **numbers,
+        )
+
+
+def minimal_filtering(
+    x: Tensor, y: Tensor, weight: Value, extras: list[tuple[str, Tensor]]
+) -> Filtering:
+    """Filtering of `x`, which starts at the first padded pixel, into `y`; see `Filtering.pays`."""
+    assert weight.data is not None
+    outputs, channels = weight.data.shape[:2]
+    height, width = y.shape[1:3]
+    tiles = ceildiv(height, OUTPUTS) * ceildiv(width, OUTPUTS)
+    direct = height * width * (9 * channels * outputs)
+    products = maximum(tiles, _STREAM_TILES) * (POSITIONS * channels * outputs)
+    moves = tiles * (_PATCH_COST * channels + _BACK_COST * outputs)
+    return Filtering(x, y, weight, extras, minimum(direct // (products + moves), ONE))
+
+
+def _transformed(weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """``G g Gᵀ`` of filters [O, C, 3, 3] in float64, as 36 matrices [C, O]."""
+    _, filters, _ = transforms(OUTPUTS, 3)
+    g = np.array([[float(x) for x in row] for row in filters])
+    spread = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g, optimize=True)
+    return spread.reshape(POSITIONS, weight.shape[1], weight.shape[0]).astype(np.float32)
