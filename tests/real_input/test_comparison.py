@@ -1,9 +1,14 @@
 """The equality rule itself: what it lets pass and what it does not."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from examples.real_input.comparison import Tally, compared, used_allowance
+from examples.real_input.float64 import float64_run
 
 REFERENCE = np.array([[1.0, -50.0], [0.0, 3.0]], np.float32)
 
@@ -63,5 +68,39 @@ def test_tally_keeps_the_worst_and_needs_a_run() -> None:
     wrong({"x": REFERENCE[:1]})
     assert not tally.equal
     assert (tally.runs, len(tally.shapes)) == (2, 2)
+    assert len(tally.unequal) == 1
     missing = compared(lambda x: {}, lambda x: {"y": x["x"]}, Tally())
     assert missing({"x": REFERENCE}) == {}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "equal"), [(1.01, 1.02, True), (1.02, 1.01, False)])
+def test_float64_decides_who_is_nearer(ours: float, theirs: float, equal: bool) -> None:
+    one = np.ones(2, np.float32)
+    tally = Tally()
+    exact = {"y": np.ones(2)}
+    tally.compare({"x": one}, {"y": one * ours}, {"y": one * theirs}, lambda inputs: exact)
+    assert tally.equal == equal
+    assert (tally.decided, tally.runs) == (1, 1)
+    assert tally.worst > 50
+    undecided = Tally()
+    undecided.compare({"x": one}, {"y": one}, {"y": one}, lambda inputs: {})
+    assert undecided.equal
+    assert undecided.decided == 0
+
+
+def test_float64_run_computes_in_float64(tmp_path: Path) -> None:
+    thirds = numpy_helper.from_array(np.full(4, 1 / 3, np.float32), "thirds")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["wide", "thirds"], ["y"]),
+        ],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+        [thirds],
+    )
+    onnx.save(helper.make_model(graph), str(tmp_path / "model.onnx"))
+    found = float64_run(tmp_path / "model.onnx")({"x": np.arange(4)})["y"]
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, np.arange(4) / np.float64(np.float32(1 / 3)))
