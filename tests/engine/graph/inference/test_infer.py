@@ -412,6 +412,30 @@ def test_resize_by_computed_sizes() -> None:
     assert_equals_run(graph, content, {"N": 2, "H": 5, "W": 9})
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("a = Sub(s, k) y = Div(a, k)", None),  # rounds towards zero, where a dim rounds down
+        ("a = Add(s, k) y = Div(a, k)", ["(N//4) + 1", "2"]),
+        ("c = Equal(s, k) y = Where(c, k, k2)", None),
+        ("n = Neg(k) c = Equal(s, n) y = Where(c, k, s)", ["N", "4"]),
+        ("a = Add(s, k) c = Less(s, a) y = Where(c, s, k)", ["N", "4"]),
+        ("c = Less(s, k) y = Where(c, s, k)", None),
+        ("y = Abs(s)", ["N", "4"]),
+        ("a = Sub(s, k) y = Abs(a)", None),
+        ("f = Cast<to=1>(s) g = Sqrt(f) y = Cast<to=7>(g)", None),
+    ],
+)
+def test_what_is_not_decided_stays_unknown(body: str, expected: list[str] | None) -> None:
+    graph, _ = graph_of(
+        "g (float[N, 4] x) => (y) { s = Shape(x) k = Constant<value=int64[1] {4}>() "
+        f"k2 = Constant<value=int64[1] {{7}}>() {body} }}"
+    )
+    infer(graph)
+    found = graph.outputs[0].dims
+    assert (None if found is None else [str(dim) for dim in found]) == expected
+
+
 BRANCHES = """
 g (float[N, 4] x, bool c) => (y, z) {
   y, z = If (c) <
