@@ -9,12 +9,14 @@ from engine.graph.passes.identities import identities
 from engine.graph.passes.layer_norm import layer_norm
 from engine.graph.passes.manager import Pass, PassReport, run
 from engine.graph.passes.opset_upgrade import opset_upgrade
+from engine.graph.passes.quantization import quantization
 from engine.graph.passes.reshapes import reshapes
 from engine.graph.passes.transposes import transposes
 
 CANONICAL: tuple[Pass, ...] = (
     opset_upgrade,
     constant_folding,
+    quantization,
     identities,
     reshapes,
     transposes,
@@ -45,6 +47,7 @@ __all__ = [
     "identities",
     "layer_norm",
     "opset_upgrade",
+    "quantization",
     "reshapes",
     "run",
     "transposes",
