@@ -32,7 +32,7 @@ FACES = {
 """Faces on the photos, counted by eye."""
 
 
-def ultraface(model: str) -> Case:
+def ultraface(name: str, model: str) -> Case:
     """Anchors with a face on five photos."""
 
     def solve(models: Path, open_: Open) -> Outcome:
@@ -48,7 +48,7 @@ def ultraface(model: str) -> Case:
             min(found) > 0,
         )
 
-    return Case(model, solve)
+    return Case(name, solve)
 
 
 def overlap(box: Array, others: Array, *, of_smaller: bool) -> Array:
@@ -187,8 +187,8 @@ def mobilefacenet(models: Path, open_: Open) -> Outcome:
 
 
 CASES = (
-    ultraface("version-RFB-320"),
-    ultraface("version-slim-320_without_postprocessing"),
+    ultraface("ultraface_rfb", "version-RFB-320"),
+    ultraface("ultraface_slim", "version-slim-320_without_postprocessing"),
     Case("mtcnn", mtcnn),
     Case("mobilefacenet", mobilefacenet),
 )
