@@ -228,7 +228,7 @@ def _enter(
 ) -> None:
     """Take over arrays that Python computed, and the sizes that they reveal."""
     for value, result in zip(outputs, results, strict=False):
-        array = result
+        array: Any = result
         if isinstance(result, np.ndarray | np.generic):
             array = np.ascontiguousarray(result).reshape(np.shape(result))
             for dim, size in zip(value.shape or (), array.shape, strict=False):

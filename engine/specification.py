@@ -67,7 +67,12 @@ class Arguments:
             if array.ndim != len(dims):
                 raise self._error(value, f"has rank {array.ndim} and shape {array.shape}")
             for dim, size in zip(dims, array.shape, strict=True):
-                _match(dim, size, sizes, lambda v=value, a=array: self._error(v, f"has shape {a.shape}"))
+                _match(
+                    dim,
+                    size,
+                    sizes,
+                    lambda v=value, a=array: self._error(v, f"has shape {a.shape}"),
+                )
         return sizes
 
     def _converted(self, array: Any, value: Value) -> Any:
@@ -98,14 +103,11 @@ class Arguments:
         )
 
 
-def _match(dim: Dim, size: int, sizes: dict[str, int], error: Any) -> None:
+def _matches(dim: Dim, size: int, sizes: dict[str, int]) -> bool:
+    """Whether an axis may have this size; a symbol met for the first time takes it."""
     if dim.is_constant:
-        if dim.value != size:
-            raise error()
-        return
-    atom = str(dim)
-    if dim.symbols == {atom}:
-        if sizes.setdefault(atom, size) != size:
-            raise error()
-    elif dim.evaluate(sizes) != size:
-        raise error()
+        return dim.value == size
+    name = str(dim)
+    if dim.symbols == {name}:
+        return sizes.setdefault(name, size) == size
+    return dim.evaluate(sizes) == size

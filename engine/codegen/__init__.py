@@ -1,1 +1,1 @@
-"""From a kernel's description to machine code: targets, the kernel language, compiler, code store."""
+"""From a kernel's description to machine code: targets, kernel language, compiler, code store."""

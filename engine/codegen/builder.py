@@ -16,161 +16,46 @@ import llvmlite.ir as ir
 
 from engine.codegen.abi import WORD, Context, Layout
 from engine.codegen.target import Target
+from engine.codegen.values import (
+    F32,
+    F64,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    SIGNATURE,
+    TYPES,
+    Operand,
+    Val,
+    Variable,
+    element,
+    is_float,
+)
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F32, F64 = ir.FloatType(), ir.DoubleType()
-PTR = ir.PointerType()
-TYPES = {
-    "float32": F32,
-    "float64": F64,
-    "int64": I64,
-    "int32": I32,
-    "int16": I16,
-    "int8": I8,
-    "uint64": I64,
-    "uint32": I32,
-    "uint16": I16,
-    "uint8": I8,
-    "bool": I8,
-}
-"""How each numpy data type is stored; signedness is the operation's business."""
+__all__ = [
+    "F32",
+    "F64",
+    "I1",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "PTR",
+    "SIGNATURE",
+    "TYPES",
+    "KernelBuilder",
+    "Operand",
+    "Val",
+    "Variable",
+    "element",
+    "is_float",
+]
 
-SIGNATURE = ir.FunctionType(I64, [PTR, PTR, I64, I64])
-Operand = Any
-"""A `Val`, or a Python number that becomes a constant of the other operand's type."""
-
-
-def element(kind: Any) -> Any:
-    """Element type of a vector type; the type itself for a scalar."""
-    return kind.element if isinstance(kind, ir.VectorType) else kind
-
-
-def is_float(kind: Any) -> bool:
-    """Whether `kind` is a floating-point scalar or vector type."""
-    return isinstance(element(kind), (ir.FloatType, ir.DoubleType))
-
-
-class Val:
-    """An SSA value with Python's operators; integers are signed, comparisons ordered."""
-
-    __slots__ = ("k", "v")
-
-    def __init__(self, k: KernelBuilder, v: Any) -> None:
-        self.k = k
-        self.v = v
-
-    @property
-    def type(self) -> Any:
-        """LLVM type of the value."""
-        return self.v.type
-
-    def _binary(self, other: Operand, integer: str, real: str, swap: bool = False) -> Val:
-        right = self.k.cast_operand(other, self.type)
-        left, right = (right, self.v) if swap else (self.v, right)
-        name = real if is_float(self.type) else integer
-        return Val(self.k, getattr(self.k.b, name)(left, right))
-
-    def __add__(self, other: Operand) -> Val:
-        if self.type == PTR:
-            return self.k.offset(self, other)
-        return self._binary(other, "add", "fadd")
-
-    def __radd__(self, other: Operand) -> Val:
-        return self._binary(other, "add", "fadd", swap=True)
-
-    def __sub__(self, other: Operand) -> Val:
-        return self._binary(other, "sub", "fsub")
-
-    def __rsub__(self, other: Operand) -> Val:
-        return self._binary(other, "sub", "fsub", swap=True)
-
-    def __mul__(self, other: Operand) -> Val:
-        return self._binary(other, "mul", "fmul")
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Operand) -> Val:
-        return self._binary(other, "sdiv", "fdiv")
-
-    def __rtruediv__(self, other: Operand) -> Val:
-        return self._binary(other, "sdiv", "fdiv", swap=True)
-
-    def __floordiv__(self, other: Operand) -> Val:
-        """Quotient of non-negative integers."""
-        return self._binary(other, "udiv", "fdiv")
-
-    def __mod__(self, other: Operand) -> Val:
-        """Remainder of non-negative integers."""
-        return self._binary(other, "urem", "frem")
-
-    def __and__(self, other: Operand) -> Val:
-        return self._binary(other, "and_", "and_")
-
-    def __or__(self, other: Operand) -> Val:
-        return self._binary(other, "or_", "or_")
-
-    def __xor__(self, other: Operand) -> Val:
-        return self._binary(other, "xor", "xor")
-
-    def __lshift__(self, other: Operand) -> Val:
-        return self._binary(other, "shl", "shl")
-
-    def __rshift__(self, other: Operand) -> Val:
-        """Arithmetic shift to the right."""
-        return self._binary(other, "ashr", "ashr")
-
-    def __neg__(self) -> Val:
-        return Val(self.k, self.k.b.fneg(self.v) if is_float(self.type) else self.k.b.neg(self.v))
-
-    def _compare(self, operator: str, other: Operand) -> Val:
-        right = self.k.cast_operand(other, self.type)
-        if is_float(self.type):
-            compare = self.k.b.fcmp_unordered if operator == "!=" else self.k.b.fcmp_ordered
-            return Val(self.k, compare(operator, self.v, right))
-        return Val(self.k, self.k.b.icmp_signed(operator, self.v, right))
-
-    def __lt__(self, other: Operand) -> Val:
-        return self._compare("<", other)
-
-    def __le__(self, other: Operand) -> Val:
-        return self._compare("<=", other)
-
-    def __gt__(self, other: Operand) -> Val:
-        return self._compare(">", other)
-
-    def __ge__(self, other: Operand) -> Val:
-        return self._compare(">=", other)
-
-    def equals(self, other: Operand) -> Val:
-        """Element-wise equality (Python's ``==`` stays identity)."""
-        return self._compare("==", other)
-
-    def differs(self, other: Operand) -> Val:
-        """Element-wise inequality; true for NaN."""
-        return self._compare("!=", other)
-
-
-class Variable:
-    """A mutable local; LLVM's mem2reg turns it into registers."""
-
-    __slots__ = ("k", "slot", "type")
-
-    def __init__(self, k: KernelBuilder, kind: Any) -> None:
-        self.k = k
-        self.type = kind
-        self.slot = k.stack(kind).v
-
-    def get(self) -> Val:
-        """Current value."""
-        return Val(self.k, self.k.b.load(self.slot, typ=self.type))
-
-    def set(self, value: Operand) -> None:
-        """Replace the value."""
-        self.k.b.store(self.k.cast_operand(value, self.type), self.slot)
-
-    def add(self, value: Operand) -> None:
-        """Add to the value in place (byte offset for a pointer)."""
-        self.set(self.get() + value)
+Int = int
+Float = float
+"""The types, under names that `KernelBuilder.int` and `.float` do not hide."""
 
 
 class KernelBuilder:
@@ -187,8 +72,6 @@ class KernelBuilder:
             argument.add_attribute("noalias")
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.words, self.context, self.begin, self.end = (Val(self, a) for a in self.function.args)
-
-    # -- parameters ---------------------------------------------------------------------------
 
     def int(self, name: str) -> Val:
         """Integer parameter `name` (i64)."""
@@ -221,9 +104,7 @@ class KernelBuilder:
         assert field.kind == kind, f"{name} is of kind {field.kind}"
         return self.load(self.offset(self.words, field.word * WORD), llvm_type)
 
-    # -- constants and conversions --------------------------------------------------------------
-
-    def const(self, value: int | float, kind: Any = I64) -> Val:
+    def const(self, value: Int | Float, kind: Any = I64) -> Val:
         """Constant of a scalar or (splatted) vector type."""
         return Val(self, self._constant(value, kind))
 
@@ -235,25 +116,25 @@ class KernelBuilder:
             return self.splat(value, kind.count).v
         return value.v
 
-    def _constant(self, value: int | float, kind: Any) -> Any:
+    def _constant(self, value: Int | Float, kind: Any) -> Any:
         if isinstance(kind, ir.VectorType):
             return ir.Constant(kind, [self._constant(value, kind.element)] * kind.count)
         if is_float(kind):
             return ir.Constant(kind, float(value))
         return ir.Constant(kind, int(value))
 
-    def vector(self, kind: Any, lanes: int) -> Any:
+    def vector(self, kind: Any, lanes: Int) -> Any:
         """Vector type of `lanes` elements."""
         return ir.VectorType(kind, lanes)
 
-    def splat(self, value: Val, lanes: int) -> Val:
+    def splat(self, value: Val, lanes: Int) -> Val:
         """Vector whose lanes all hold the scalar `value`."""
         kind = ir.VectorType(value.type, lanes)
         seed = self.b.insert_element(ir.Constant(kind, ir.Undefined), value.v, I32(0))
         zeros = ir.Constant(ir.VectorType(I32, lanes), [I32(0)] * lanes)
         return Val(self, self.b.shuffle_vector(seed, ir.Constant(kind, ir.Undefined), zeros))
 
-    def shuffle(self, a: Val, b: Val, lanes: Sequence[int]) -> Val:
+    def shuffle(self, a: Val, b: Val, lanes: Sequence[Int]) -> Val:
         """Lanes picked from `a` followed by `b`."""
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), [I32(lane) for lane in lanes])
         return Val(self, self.b.shuffle_vector(a.v, b.v, mask))
@@ -280,8 +161,6 @@ class KernelBuilder:
         """Same bits under another type."""
         return Val(self, self.b.bitcast(value.v, kind))
 
-    # -- memory -----------------------------------------------------------------------------------
-
     def offset(self, pointer: Val, byte_offset: Operand) -> Val:
         """Pointer moved by a number of bytes."""
         shift = self.cast_operand(byte_offset, I64)
@@ -295,11 +174,11 @@ class KernelBuilder:
         slot.type = PTR
         return Val(self, slot)
 
-    def load(self, pointer: Val, kind: Any, align: int | None = None) -> Val:
+    def load(self, pointer: Val, kind: Any, align: Int | None = None) -> Val:
         """Load of a scalar or vector; `align` in bytes, by default that of the element."""
         return Val(self, self.b.load(pointer.v, typ=kind, align=align or self._align(kind)))
 
-    def store(self, value: Val, pointer: Val, align: int | None = None) -> None:
+    def store(self, value: Val, pointer: Val, align: Int | None = None) -> None:
         """Store of a scalar or vector; `align` as for `load`."""
         self.b.store(value.v, pointer.v, align=align or self._align(value.type))
 
@@ -315,20 +194,18 @@ class KernelBuilder:
         align = self.const(self._align(value.type), I32)
         self.intrinsic(name, ir.VoidType(), [value, pointer, align, mask])
 
-    def mask(self, count: Val, lanes: int) -> Val:
+    def mask(self, count: Val, lanes: Int) -> Val:
         """Mask of the first `count` (i64) of `lanes` lanes."""
         kind = ir.VectorType(I32, lanes)
         steps = Val(self, ir.Constant(kind, [I32(lane) for lane in range(lanes)]))
         return steps < self.convert(count, I32)
 
     @staticmethod
-    def _align(kind: Any) -> int:
+    def _align(kind: Any) -> Int:
         scalar = element(kind)
-        if scalar == PTR or scalar == F64:
+        if scalar in (PTR, F64):
             return 8
         return 4 if scalar == F32 else max(1, scalar.width // 8)
-
-    # -- operations ---------------------------------------------------------------------------------
 
     def intrinsic(self, name: str, result: Any, arguments: Sequence[Any]) -> Val:
         """Call of an LLVM intrinsic under its full mangled name."""
@@ -367,8 +244,6 @@ class KernelBuilder:
     def maximum(self, a: Val, b: Operand) -> Val:
         """Larger of two signed integers."""
         return self.binary("smax", a, b)
-
-    # -- control flow ---------------------------------------------------------------------------------
 
     def variable(self, initial: Operand, kind: Any = None) -> Variable:
         """Mutable local with an initial value; `kind` is needed for Python numbers."""

@@ -1,10 +1,10 @@
 """Transforms of minimal filtering F(m, r), exact in rationals.
 
-For interpolation points p_0 .. p_{n-2} and infinity, n = m + r - 1, the Cook-Toom construction gives
-matrices with ``y = Aᵀ((G g) ⊙ (Bᵀ d))`` for the r-tap correlation of n inputs d with filter g
-(Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray, arXiv 1509.09308). The points
-0, 1, -1, 1/2, -2 keep the largest error of F(4, 3) in float32 a third of that of 0, 1, -1, 2, -2
-(Barabasz et al., arXiv 1803.10986, on the choice of points).
+For interpolation points p_0 .. p_{n-2} and infinity, n = m + r - 1, the Cook-Toom construction
+gives matrices with ``y = Aᵀ((G g) ⊙ (Bᵀ d))`` for the r-tap correlation of n inputs d with filter g
+(Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray, arXiv 1509.09308). The
+points 0, 1, -1, 1/2, -2 keep the largest error of F(4, 3) in float32 to a third of that of
+0, 1, -1, 2, -2 (Barabasz et al., arXiv 1803.10986, on the choice of points).
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class _Depthwise:
             place = column + u
             if self.epilogue is not None:
                 inputs = [value]
-                for i, access in enumerate(self.inputs):
-                    name = f"e{i}"
+                for index, access in enumerate(self.inputs):
+                    name = f"e{index}"
                     if access == "scalar":
                         inputs.append(k.splat(k.load(self.bases[name], F32), self.lanes))
                         continue

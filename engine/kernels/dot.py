@@ -13,7 +13,7 @@ does not change bytes.
 
 Work items are (batch, row block, panel block). Parameters, strides and offsets in bytes:
 
-- ``m, m1, m2``: rows in all, and the lengths of the two inner row axes (row = (i0·m1 + i1)·m2 + i2);
+- ``m, m1, m2``: rows in all, and the lengths of the inner row axes, row = (i0·m1 + i1)·m2 + i2;
 - ``a_m0, a_m1, a_m2, c_m0, ...``: strides of A, C and of epilogue input i (``e<i>_``) per row axis;
 - ``n``: columns; ``k1, k1_last, k2, k3``: lengths of the K levels, ``k1_last`` for the last k3;
 - ``a_k2, a_k3``: strides of A (k1 is dense); ``panel``: bytes of a packed panel;
@@ -26,8 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
-
-import llvmlite.ir as ir
 
 from engine.codegen.abi import Layout
 from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val, Variable

@@ -105,14 +105,13 @@ class Walker(KernelBuilder):
         """Spin until ``ready()`` or until `budget` cycles have passed; whether it became ready."""
         started = self.cycles()
         state = self.variable(self.const(0), I64)
-        with self.while_(lambda: state.get().equals(0)):
-            with self.branch(ready()) as (then, otherwise):
-                with then:
-                    state.set(1)
-                with otherwise:
-                    self.relax()
-                    with self.when(self.cycles() - started > budget):
-                        state.set(2)
+        with self.while_(lambda: state.get().equals(0)), self.branch(ready()) as arms:
+            with arms[0]:
+                state.set(1)
+            with arms[1]:
+                self.relax()
+                with self.when(self.cycles() - started > budget):
+                    state.set(2)
         return state.get().equals(1)
 
     @contextmanager

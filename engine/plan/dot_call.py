@@ -157,9 +157,10 @@ def _batch_strides(numbers: dict[str, Dim | int], name: str, strides: Sequence[D
 
 
 def _scratch(spec: KernelSpec, low: Lowering, m_block: Dim, n_block: Dim) -> Dim:
-    per_row = 8 * (2 + spec.options["inputs"].count("tile"))
-    width = spec.options["vectors"] * low.target.lanes()
-    rows = m_block + low.target.tile_rows(spec.options["vectors"])
+    vectors: int = spec.options["vectors"]
+    per_row: int = 8 * (2 + spec.options["inputs"].count("tile"))
+    width = vectors * low.target.lanes()
+    rows = m_block + low.target.tile_rows(vectors)
     return rows * per_row + 64 + rows * n_block * (width * 4)
 
 

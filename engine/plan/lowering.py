@@ -1,8 +1,9 @@
 """Lowering: each node of the graph becomes kernel calls on physical tensors.
 
 A lowering function takes ``(node, low)``, reads its inputs' tensors with `Lowering.read`, claims
-its outputs with `Lowering.write` (or `Lowering.alias` for a view) and emits `Lowering.call`. It raises
-`NoKernel` with a reason, before it emits anything, where the node must take the fallback path.
+its outputs with `Lowering.write` (or `Lowering.alias` for a view) and emits `Lowering.call`. It
+raises `NoKernel` with a reason where the node must take the fallback path; whatever it has emitted
+by then is taken back.
 """
 
 from __future__ import annotations

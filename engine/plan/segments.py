@@ -121,15 +121,12 @@ class Planner:
 
     def _sweep(self, opened: _Open, pending: list[Node]) -> tuple[bool, list[Node]]:
         """Lower every ready node that has a kernel; whether there was one, and what is left."""
-        left: list[Node] = []
-        for node in pending:
-            if (
-                id(node) in self.reasons
-                or not self._is_ready(node)
-                or not self._lower(opened, node)
-            ):
-                left.append(node)
+        left = [node for node in pending if not self._takes(opened, node)]
         return len(left) < len(pending), left
+
+    def _takes(self, opened: _Open, node: Node) -> bool:
+        tried = id(node) in self.reasons
+        return not tried and self._is_ready(node) and self._lower(opened, node)
 
     def _lower(self, opened: _Open, node: Node) -> bool:
         low = opened.low

@@ -2,9 +2,9 @@
 
 A convolution ``y = conv(x)`` on x [N, C, S...] is ``transpose(packhorse.Conv(transpose(x)))`` with
 the channel axis moved last and back. Instead of inserting these transposes, the pass keeps every
-value as a *view*: ``value = transpose(base, perm)``. Operators that commute with a transpose (element
-by element, or along an axis that can be renamed) are rewritten to work on the bases, and their
-results are views again; only where another operator, or a graph output, reads a view is the
+value as a *view*: ``value = transpose(base, perm)``. Operators that commute with a transpose
+(element by element, or along an axis that can be renamed) are rewritten to work on the bases, and
+their results are views again; only where another operator, or a graph output, reads a view is the
 transpose written down. Transposes of the model itself are views too, so opposite ones meet and
 vanish: inside a network of convolutions none is left.
 

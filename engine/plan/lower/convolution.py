@@ -9,6 +9,7 @@ padding: the producer writes into it where it can, else a copy is made, and no k
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from engine.codegen.expression import Expr
 from engine.graph.dims import Dim
 from engine.graph.ir import Graph, Node, Value
 from engine.kernels import depthwise
+from engine.kernels.winograd import OUTPUTS
 from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
 from engine.plan.lower.dot import epilogue_of
-from engine.plan.lower.minimal_filtering import OUTPUTS, may_filter, minimal_filtering
+from engine.plan.lower.minimal_filtering import may_filter, minimal_filtering
 from engine.plan.lower.pooling import Window, window_of
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
 from engine.plan.packing import pack, pad_columns, panel_vectors
@@ -144,7 +146,7 @@ def _extra(low: Lowering, access: str, value: Value) -> Tensor:
     return tensor if dense else low.contiguous(tensor)
 
 
-def _with_kernel(node: Node, data: np.ndarray) -> Node:  # type: ignore[type-arg]
+def _with_kernel(node: Node, data: np.ndarray) -> Node:
     attributes = dict(node.attributes, kernel_shape=list(data.shape[2:]))
     return replace(node, attributes=attributes)
 
@@ -278,20 +280,19 @@ def _depthwise(
     lanes = low.target.lanes()
     block = min(_CHANNEL_BLOCK * lanes, -(-channels // lanes) * lanes)
     blocks = -(-channels // block)
-    strides: dict[str, Dim | int] = {}
-    tensors: dict[str, Tensor] = {"x": g.x, "w": w, "y": g.y}
+    words: dict[str, Any] = {"x": g.x, "w": w, "y": g.y}
     steps = (1, *g.window.strides) if one else g.window.strides
     dilations = (1, *g.window.dilations) if one else g.window.dilations
     x_n, x_h, x_w = _image_strides(g.x)
-    strides.update(x_n=x_n * 4, x_h=x_h * 4 * steps[0], x_w=x_w * 4 * steps[1])
-    strides.update(x_kh=x_h * 4 * dilations[0], x_kw=x_w * 4 * dilations[1])
+    words.update(x_n=x_n * 4, x_h=x_h * 4 * steps[0], x_w=x_w * 4 * steps[1])
+    words.update(x_kh=x_h * 4 * dilations[0], x_kw=x_w * 4 * dilations[1])
     y_n, y_h, y_w = _image_strides(g.y)
-    strides.update(y_n=y_n * 4, y_h=y_h * 4, y_w=y_w * 4)
+    words.update(y_n=y_n * 4, y_h=y_h * 4, y_w=y_w * 4)
     for i, (access, tensor) in enumerate(extras):
-        tensors[f"e{i}"] = tensor
+        words[f"e{i}"] = tensor
         if access == "tile":
             for axis, stride in zip("nhw", _image_strides(tensor), strict=True):
-                strides[f"e{i}_{axis}"] = stride * 4
+                words[f"e{i}_{axis}"] = stride * 4
     low.call(
         spec,
         items=g.y.shape[0] * height * blocks,
@@ -304,8 +305,7 @@ def _depthwise(
         kw=kw,
         channels=block,
         blocks=blocks,
-        **tensors,
-        **strides,
+        **words,
     )
 
 

@@ -7,6 +7,7 @@ those is read: ``column``, ``tile`` or ``scalar``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -118,7 +119,7 @@ def _gemm_bias(low: Lowering, bias: Value, c: Tensor) -> tuple[str, Tensor]:
 
 def weights(
     low: Lowering,
-    matrix: np.ndarray,  # type: ignore[type-arg]
+    matrix: np.ndarray,
     a: Tensor,
     c: Tensor,
     epilogue: Expr | None,
@@ -139,7 +140,7 @@ def _operand(low: Lowering, access: str, value: Value) -> Tensor:
 
 def _packed(
     low: Lowering,
-    matrix: np.ndarray,  # type: ignore[type-arg]
+    matrix: np.ndarray,
     a: Tensor,
     c: Tensor,
     epilogue: Expr | None,
@@ -266,7 +267,7 @@ def _pack(low: Lowering, b: Tensor) -> tuple[Tensor, int]:
     return packed, vectors
 
 
-def _merge(axes: list[tuple[Dim, ...]]) -> list[tuple[Dim, ...]]:
+def _merge(axes: Sequence[tuple[Dim, ...]]) -> list[tuple[Dim, ...]]:
     """Adjacent axes (length, strides...) merged where every stride steps evenly through both."""
     merged: list[tuple[Dim, ...]] = []
     for length, *strides in axes:

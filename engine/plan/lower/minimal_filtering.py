@@ -18,7 +18,7 @@ from engine.kernels import winograd
 from engine.kernels.cook_toom import transforms
 from engine.kernels.winograd import OUTPUTS, POSITIONS
 from engine.plan.lowering import Lowering
-from engine.plan.packing import pack, panel_vectors
+from engine.plan.packing import FloatArray, pack, panel_vectors
 from engine.plan.tensor import ONE, Tensor
 
 COST_VERSION: Final = 1
@@ -145,9 +145,12 @@ def minimal_filtering(
     return Filtering(x, y, weight, extras, minimum(direct // (products + moves), ONE))
 
 
-def _transformed(weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _transformed(weight: FloatArray) -> FloatArray:
     """``G g Gᵀ`` of filters [O, C, 3, 3] in float64, as 36 matrices [C, O]."""
     _, filters, _ = transforms(OUTPUTS, 3)
     g = np.array([[float(x) for x in row] for row in filters])
     spread = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g, optimize=True)
-    return spread.reshape(POSITIONS, weight.shape[1], weight.shape[0]).astype(np.float32)
+    matrices: FloatArray = spread.reshape(POSITIONS, weight.shape[1], weight.shape[0]).astype(
+        np.float32
+    )
+    return matrices
