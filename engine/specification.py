@@ -67,12 +67,8 @@ class Arguments:
             if array.ndim != len(dims):
                 raise self._error(value, f"has rank {array.ndim} and shape {array.shape}")
             for dim, size in zip(dims, array.shape, strict=True):
-                _match(
-                    dim,
-                    size,
-                    sizes,
-                    lambda v=value, a=array: self._error(v, f"has shape {a.shape}"),
-                )
+                if not _matches(dim, size, sizes):
+                    raise self._error(value, f"has shape {array.shape}")
         return sizes
 
     def _converted(self, array: Any, value: Value) -> Any:

@@ -150,7 +150,6 @@ def _transformed(weight: FloatArray) -> FloatArray:
     _, filters, _ = transforms(OUTPUTS, 3)
     g = np.array([[float(x) for x in row] for row in filters])
     spread = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g, optimize=True)
-    matrices: FloatArray = spread.reshape(POSITIONS, weight.shape[1], weight.shape[0]).astype(
-        np.float32
-    )
+    outputs, channels = weight.shape[:2]
+    matrices: FloatArray = spread.reshape(POSITIONS, channels, outputs).astype(np.float32)
     return matrices
