@@ -1,5 +1,6 @@
 """Passes over the typed graph, each with its algebra in its docstring."""
 
+from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.dead_code import dead_code
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
@@ -24,6 +25,7 @@ CANONICAL: tuple[Pass, ...] = (
     gelu,
     hard_activations,
     fold_batchnorm,
+    common_subexpressions,
     dead_code,
 )
 """Passes that bring a model into one form, for the fusion and layout passes after them.
@@ -39,6 +41,7 @@ __all__ = [
     "CANONICAL_ROUNDS",
     "Pass",
     "PassReport",
+    "common_subexpressions",
     "constant_folding",
     "dead_code",
     "fold_batchnorm",
