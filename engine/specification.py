@@ -16,12 +16,15 @@ from engine.graph.ir import Value
 class TensorSpec:
     """Name, data type and shape of an input or output.
 
-    An int in `shape` is fixed, a str is a symbolic dim. Strings have dtype object.
+    An int in `shape` is fixed, a str is a symbolic dim. Strings have dtype object. `kind` is
+    ``tensor``, ``sequence`` (a list of arrays of `dtype`) or ``optional`` (None, an array or a
+    list); the latter two have no shape.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
+    kind: str = "tensor"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ def specify(value: Value) -> TensorSpec:
     """Public description of a graph input or output."""
     dtype = value.dtype if value.dtype is not None else np.dtype(object)
     dims = value.shape or ()
-    return TensorSpec(value.name, dtype, tuple(d.value if d.is_constant else str(d) for d in dims))
+    shape = tuple(d.value if d.is_constant else str(d) for d in dims)
+    return TensorSpec(value.name, dtype, shape, value.kind)
 
 
 class Arguments:
@@ -57,6 +61,9 @@ class Arguments:
         sizes: dict[str, int] = {}
         for name, value in self._values.items():
             array = arrays[name]
+            if value.kind != "tensor":
+                arrays[name] = self._container(array, value)
+                continue
             if not isinstance(array, np.ndarray) or array.dtype != value.dtype:
                 array = arrays[name] = self._converted(array, value)
             if not array.flags.c_contiguous:
@@ -71,6 +78,16 @@ class Arguments:
                     raise self._error(value, f"has shape {array.shape}")
         return sizes
 
+    def _container(self, given: Any, value: Value) -> Any:
+        """A list for a sequence; None, an array or a list for an optional."""
+        if given is None and value.kind == "optional":
+            return None
+        if isinstance(given, list | tuple):
+            return [np.ascontiguousarray(self._converted(item, value)) for item in given]
+        if value.kind == "sequence":
+            raise self._error(value, f"is a {type(given).__name__}")
+        return np.ascontiguousarray(self._converted(given, value))
+
     def _converted(self, array: Any, value: Value) -> Any:
         if not isinstance(array, np.ndarray):
             array = np.asarray(array)
@@ -79,7 +96,7 @@ class Arguments:
                 array = array.astype(value.dtype) if same_kind else array
         if value.dtype == object and array.dtype.kind in "OUS":
             return array.astype(object)
-        if array.dtype != value.dtype:
+        if value.dtype is not None and array.dtype != value.dtype:
             raise self._error(value, f"has data type {array.dtype}")
         return array
 
@@ -93,10 +110,12 @@ class Arguments:
 
     def _error(self, value: Value, found: str) -> InputError:
         spec = specify(value)
-        shape = ", ".join(map(str, spec.shape))
-        return InputError(
-            f"{self._model}: input {value.name!r} {found}; expected {spec.dtype} [{shape}]"
-        )
+        wanted = f"{spec.dtype} [{', '.join(map(str, spec.shape))}]"
+        if spec.kind == "sequence":
+            wanted = f"a list of {spec.dtype} arrays"
+        elif spec.kind == "optional":
+            wanted = f"None, or {spec.dtype} arrays"
+        return InputError(f"{self._model}: input {value.name!r} {found}; expected {wanted}")
 
 
 def _matches(dim: Dim, size: int, sizes: dict[str, int]) -> bool:
