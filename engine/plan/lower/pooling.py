@@ -89,8 +89,8 @@ def _emit_pool(low: Lowering, node: Node, op: str, x: Tensor, y: Tensor) -> None
     low.call(
         spec,
         items=y.shape[0] * product(y.shape[1:-2]),
-        # A column costs about 4 ns beside the taps, which run at some 64 bytes per nanosecond.
-        cost=y.shape[-2] * (bytes_read // 64 + 4),
+        # A column costs about 5 ns beside the taps, which run at some 200 bytes per nanosecond.
+        cost=y.shape[-2] * (bytes_read // 200 + 5),
         writes="y",
         x=x,
         y=y,
