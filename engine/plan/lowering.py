@@ -77,6 +77,7 @@ class Lowering:
     tensors: dict[int, Tensor] = field(default_factory=dict)
     halos: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     dense: dict[int, Tensor] = field(default_factory=dict)
+    joined: dict[int, Node] = field(default_factory=dict)
     threads: int = 1
     spare: Spare = field(default_factory=Spare)
     node: Node | None = None
@@ -112,8 +113,9 @@ class Lowering:
     def write(self, value: Value, dense: bool = True) -> Tensor:
         """Tensor to write an output value to.
 
-        With ``dense=False`` the caller copes with strides on all axes but the last, and the tensor
-        may carry the zero halo that a later convolution asks for.
+        With ``dense=False`` the caller copes with strides on all axes but the last: the tensor may
+        carry the zero halo that a later convolution asks for, or be a window of the Concat that is
+        its only reader.
         """
         found = self.tensors.get(id(value))
         if found is not None:
@@ -121,7 +123,10 @@ class Lowering:
         assert value.shape is not None
         assert value.dtype is not None
         halo = self.halos.get(id(value))
-        if halo is None or dense:
+        window = place(self, value) if halo is None else None
+        if window is not None and (window.is_contiguous or not dense):
+            tensor = window
+        elif halo is None or dense:
             tensor = self.temp(value.dtype, value.shape, value.name)
         else:
             tensor = self.padded(value.dtype, value.shape, halo, value.name)
@@ -269,6 +274,13 @@ def zero_halo(low: Lowering, whole: Tensor, window: Tensor) -> None:
     from engine.plan.lower.copies import emit_zero_halo
 
     emit_zero_halo(low, whole, window)
+
+
+def place(low: Lowering, value: Value) -> Tensor | None:
+    """Window of a Concat's output that `value` fills, None where there is no such Concat."""
+    from engine.plan.lower.movement import window_of
+
+    return window_of(low, value)
 
 
 def known(low: Lowering, value: Value) -> Tensor:

@@ -8,26 +8,74 @@ import numpy as np
 
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, ceildiv
-from engine.graph.ir import Node
+from engine.graph.ir import Graph, Node, Value
 from engine.kernels import words
 from engine.plan.lower.copies import emit_copy
-from engine.plan.lower.operands import axis_of, checked, integers
+from engine.plan.lower.operands import axis_of, checked, integers, shape_of
 from engine.plan.lower.views import broadcast_view
 from engine.plan.lowering import Lowering, NoKernel, lowers
-from engine.plan.tensor import ZERO
+from engine.plan.tensor import ZERO, Tensor
+
+
+def request_windows(graph: Graph, low: Lowering) -> None:
+    """Let values that only a Concat reads be written straight into its output.
+
+    Sizes of the output must be known from the start; what a fallback node makes is copied.
+    """
+    outside = (*graph.inputs, *graph.captures)
+    symbols = {s for value in outside for dim in value.shape or () for s in dim.symbols}
+    readers = graph.consumers()
+    kept = {id(value) for value in graph.outputs}
+    for node in graph.nodes:
+        if node.key != "Concat" or not all(_sized(v, symbols) for v in _values(node)):
+            continue
+        for value in node.inputs:
+            if value is None or value.data is not None or value.dims is not None:
+                continue
+            if len(readers[id(value)]) == 1 and id(value) not in kept:
+                low.joined[id(value)] = node
+
+
+def _values(node: Node) -> list[Value | None]:
+    return [*node.inputs, *node.outputs]
+
+
+def _sized(value: Value | None, symbols: set[str]) -> bool:
+    if value is None or value.dtype is None or value.shape is None:
+        return False
+    return all(dim.symbols <= symbols for dim in value.shape)
+
+
+def windows(node: Node, result: Tensor) -> list[Tensor]:
+    """The window of a Concat's output that each input fills."""
+    axis = axis_of(node, result.rank, 1)
+    start = ZERO
+    found: list[Tensor] = []
+    for value in node.inputs:
+        length = shape_of(value)[axis]
+        found.append(result.window(axis, start, length))
+        start = start + length
+    return found
+
+
+def window_of(low: Lowering, value: Value) -> Tensor | None:
+    """Where `value` lies in the output of the Concat that reads it, None where none does."""
+    node = low.joined.get(id(value))
+    if node is None:
+        return None
+    result = low.write(node.outputs[0], dense=False)
+    return windows(node, result)[node.inputs.index(value)]
 
 
 @lowers("Concat")
 def lower_concat(node: Node, low: Lowering) -> None:
-    """Each input is copied into its window of the output."""
+    """Each input is copied into its window of the output, unless it was written there."""
     checked(node)
     result = low.write(node.outputs[0], dense=False)
-    axis = axis_of(node, result.rank, 1)
-    start = ZERO
-    for value in node.inputs:
+    for value, window in zip(node.inputs, windows(node, result), strict=True):
         source = low.read(value)
-        emit_copy(low, source, result.window(axis, start, source.shape[axis]))
-        start = start + source.shape[axis]
+        if source.buffer is not window.buffer or source.offset != window.offset:
+            emit_copy(low, source, window)
 
 
 @lowers("Tile")
