@@ -34,7 +34,9 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     if runner is None:
         raise ValueError(f"{session.name} is not one native segment; see explain()")
     values, sizes = session._enter(inputs, None)
-    bound, _, job, results = runner.prepare(sizes, values)
+    ready = runner.bind(sizes)
+    slot, results = runner.prepare(ready, [values[id(v)] for v in runner.program.inputs])
+    bound, job = ready.bound, slot.job
     block, scratch = Block(bound.arena), Block(64 << 20, huge=False)
     job.bases[0] = block.address
     best = [float("inf")] * bound.count
@@ -52,11 +54,11 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     del results
     return [
         OperationTime(
-            call.node.label,
-            call.node.key,
-            call.spec.family,
+            step.label,
+            step.op,
+            step.spec.family,
             int(table[index, Op.RANGE // 8]),
             best[index],
         )
-        for index, call in enumerate(runner.program.calls)
+        for index, step in enumerate(runner.program.steps)
     ]

@@ -22,9 +22,9 @@ from engine.graph.ir import Value
 from engine.graph.passes import PassReport
 from engine.graph.reader import read
 from engine.optimise import optimise
+from engine.plan.binding import BIND, Sealed
 from engine.plan.explain import Record, explain
-from engine.plan.program import Program
-from engine.plan.segments import Plan, every, plan
+from engine.plan.segments import Plan, every, plan, seal
 from engine.plan.weights import WeightMemory
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
@@ -87,14 +87,13 @@ class Session:
         self._pool = pool
         self._gang = gang
         self._weights = WeightMemory(made.weights)
-        programs = made.programs()
+        segments = seal(made.segments, self._weights.offsets)
+        programs = [segment for segment in every(segments) if isinstance(segment, Sealed)]
         addresses = pool.compiler.functions(s for p in programs for s in p.specs())
         for program in programs:
-            program.seal(addresses, self._weights.offsets)
-        for buffer in made.weights:
-            buffer.data = None
-        self._executor = Executor(made.segments, gang, self._weights.address, name)
-        self._fallbacks = sum(not isinstance(s, Program) for s in every(made.segments))
+            program.link(addresses)
+        self._executor = Executor(segments, gang, self._weights.address, name)
+        self._fallbacks = sum(not isinstance(s, Sealed) for s in every(segments))
         self._runs = 0
 
     def run(
@@ -122,7 +121,8 @@ class Session:
 
             return await asyncio.to_thread(self.run, inputs, outputs)
         values, sizes = self._enter(inputs, outputs)
-        await only.run_async(values, sizes)
+        results = await only.run_async(sizes, [values[id(v)] for v in only.program.inputs])
+        values.update(zip(map(id, only.program.outputs), results, strict=True))
         return self._leave(values, sizes, outputs)
 
     def _enter(
@@ -157,7 +157,7 @@ class Session:
             if outputs is None or spec.name in outputs:
                 array = content(value, values, sizes)
                 foreign = id(array) in given or array is value.data
-                results[spec.name] = array.copy() if foreign else array
+                results[spec.name] = array.copy() if foreign and array is not None else array
         return results
 
     def explain(self) -> Explanation:
@@ -170,7 +170,10 @@ class Session:
         store = self._pool.compiler.store
         return {
             "runs": self._runs,
-            "binds": sum(runner.binds for runner in runners),
+            "binds": sum(runner.misses for runner in runners),
+            "bind_hits": sum(runner.hits for runner in runners),
+            "bind_evictions": sum(runner.evictions for runner in runners),
+            "bound_bytes": sum(runner.bound_bytes for runner in runners),
             "native_segments": len(runners),
             "fallback_segments": self._fallbacks,
             "weight_bytes": self._weights.size,
@@ -221,7 +224,7 @@ def load(
     report("planning", 0, 1)
     made = plan(graph, pool.compiler.target, gang.threads)
     record.finish(graph, reports, made)
-    specs = [spec for program in made.programs() for spec in program.specs()]
+    specs = [BIND, *(spec for program in made.programs() for spec in program.specs())]
     pool.compiler.functions(specs, lambda done, total: report("compiling", done, total))
     try:
         session = Session(

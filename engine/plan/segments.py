@@ -8,38 +8,24 @@ they follow from the sizes and are written out only where a kernel or a fallback
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from engine.codegen.target import Target
 from engine.errors import ModelError
 from engine.graph.ir import Graph, Node, Value, subgraphs
+from engine.plan.binding import Sealed
+from engine.plan.interpreted import Control, Fallback
 from engine.plan.lower.convolution import request_halos
+from engine.plan.lower.movement import request_windows
 from engine.plan.lowering import Lowering, NoKernel, Spare, copy, lowering_of
 from engine.plan.program import Program
 from engine.plan.tensor import ZERO, Buffer, Space, Tensor, product, row_major
 from engine.runtime.reference import ReferenceKernel
 
-
-@dataclass(eq=False)
-class Fallback:
-    """One node evaluated by the reference implementation, with the reason."""
-
-    node: Node
-    kernel: ReferenceKernel
-    reason: str
-
-
-@dataclass(eq=False)
-class Control:
-    """A node with subgraphs; each of its bodies, by attribute name, is planned like a graph."""
-
-    node: Node
-    bodies: dict[str, tuple[Graph, list[Segment]]]
-
-
 Segment = Program | Fallback | Control
+Runnable = Sealed | Fallback | Control
 
 
 @dataclass(eq=False)
@@ -54,7 +40,27 @@ class Plan:
         return [segment for segment in every(self.segments) if isinstance(segment, Program)]
 
 
-def every(segments: Sequence[Segment]) -> Iterator[Segment]:
+def seal(segments: Sequence[Segment], weights: Mapping[int, int]) -> list[Runnable]:
+    """The segments with every program sealed, those of subgraphs too.
+
+    `weights` gives the byte offset of each weight by buffer index.
+    """
+    found: list[Runnable] = []
+    for segment in segments:
+        if isinstance(segment, Program):
+            found.append(segment.seal(weights))
+        elif isinstance(segment, Control):
+            bodies = {
+                name: (graph, seal(inner, weights))
+                for name, (graph, inner) in segment.bodies.items()
+            }
+            found.append(Control(segment.node, bodies))
+        else:
+            found.append(segment)
+    return found
+
+
+def every(segments: Sequence[Any]) -> Iterator[Any]:
     """All segments in order, each control-flow node before its bodies."""
     for segment in segments:
         yield segment
@@ -114,6 +120,7 @@ class Planner:
     def _open(self) -> _Open:
         low = Lowering(self.target, weights=self.weights, threads=self.threads, spare=self.spare)
         request_halos(self.graph, low)
+        request_windows(self.graph, low)
         return _Open(low)
 
     def _is_ready(self, node: Node) -> bool:

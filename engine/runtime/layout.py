@@ -5,6 +5,7 @@ Words are 8 bytes, little-endian. Whatever several threads write lies on a cache
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Final
 
 LINE: Final = 64
@@ -76,6 +77,60 @@ class Member:
     SCRATCH: Final = 16
     TID: Final = 24
     SIZE: Final = LINE
+
+
+class DimOperation(IntEnum):
+    """What an instruction of `engine.plan.dim_code` computes from registers a, b and c."""
+
+    MULTIPLY_ADD = 0
+    DIVIDE = 1
+    MINIMUM = 2
+    MAXIMUM = 3
+    BROADCAST = 4
+    SCALED_FLOOR = 5
+    SELECT_STRIDE = 6
+
+
+INSTRUCTION_WORDS: Final = 4
+
+
+class Bind:
+    """What binding a program reads and writes; see `engine.kernels.bind`.
+
+    Addresses of int64 arrays, and counts. `RESULTS` numbers the registers of all expressions; their
+    values go to `VALUES`, in which the words to fill come first, then items, costs and scratch of
+    each call, then sizes of the arena's buffers. `ORDER` is kept between bindings.
+    """
+
+    CODE: Final = 0
+    INSTRUCTIONS: Final = 8
+    REGISTERS: Final = 16
+    SYMBOLS: Final = 24
+    RESULTS: Final = 32
+    RESULT_COUNT: Final = 40
+    VALUES: Final = 48
+    DYNAMIC_AT: Final = 56
+    DYNAMIC_COUNT: Final = 64
+    CALLS: Final = 72
+    FUNCTIONS: Final = 80
+    STARTS: Final = 88
+    NEEDS: Final = 96
+    WAITS: Final = 104
+    BUFFERS: Final = 112
+    FIRST: Final = 120
+    LAST: Final = 128
+    RANK: Final = 136
+    ORDER: Final = 144
+    OFFSETS: Final = 152
+    ENDS: Final = 160
+    NEXT: Final = 168
+    ARENA_AT: Final = 176
+    ARENA_OF: Final = 184
+    ARENA_COUNT: Final = 192
+    ARENA: Final = 200
+    ESTIMATE: Final = 208
+    OPERATIONS: Final = 216
+    SIZE: Final = 224
 
 
 def counter_bytes(operations: int, threads: int) -> int:

@@ -115,12 +115,6 @@ def test_the_compiler_is_not_entered_after_loading() -> None:
         compiler.sealed = False
 
 
-def test_bound_programs_are_bounded(session: engine.Session) -> None:
-    for count in range(1, 400):
-        session.run({"x": rows(count)})
-    assert all(len(runner._bound) <= 256 for runner in session._executor.runners())
-
-
 def test_progress_is_reported(tmp_path: object) -> None:
     seen: list[engine.Progress] = []
     engine.load(chain(width=16, layers=2), cache_dir=str(tmp_path), progress=seen.append)

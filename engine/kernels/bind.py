@@ -1,0 +1,291 @@
+"""Binding natively: evaluate dims, fill parameter words, lay out the arena, fill operations.
+
+One kernel for all programs, called as ``bind(block, parameters, -, threads)``: `block` is laid
+out by `engine.runtime.layout.Bind`, `parameters` holds a copy of the program's template. Status 1:
+a dim has no value, or none that fits 64 bits.
+
+Buffers are placed greedily by size, best fit: largest first, each into the smallest gap among the
+placed buffers whose lifetimes overlap its own (Pisarchyk and Lee, Efficient Memory Management for
+Deep Neural Net Inference, arXiv 2001.03288).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import llvmlite.ir as ir
+
+from engine.codegen.abi import Layout
+from engine.codegen.builder import F32, I1, I32, I64, PTR, KernelBuilder, Operand, Val, Variable
+from engine.codegen.kernel import Family, Options, register
+from engine.codegen.target import Target
+from engine.runtime.layout import INSTRUCTION_WORDS, Bind, DimOperation, Op
+
+ALIGNMENT: Final = 64
+"""Bytes; the arena's buffers start on cache lines."""
+
+SLACK: Final = 64
+"""Bytes between buffers, so that equal power-of-two sizes do not start in the same cache sets."""
+
+CLAIM_NS: Final = 4_000
+"""Estimated nanoseconds of work that one claim should hold, to make its atomic negligible."""
+
+SERIAL_NS: Final = 6_000
+"""Operations estimated below this stay on one thread: waking the others costs more."""
+
+SHARES: Final = 4
+"""Claims per thread that an operation is cut into at least, where it has so many items."""
+
+
+class _Array:
+    """Words of memory whose address stands in the block."""
+
+    def __init__(self, k: KernelBuilder, base: Val) -> None:
+        self.k = k
+        self.base = base
+
+    def __getitem__(self, index: Val) -> Val:
+        return self.k.load(self.k.offset(self.base, index * 8), I64)
+
+    def __setitem__(self, index: Val, value: Val) -> None:
+        self.k.store(value, self.k.offset(self.base, index * 8))
+
+
+class Binder(KernelBuilder):
+    """The kernel language with arrays of words and sticky overflow."""
+
+    def number(self, field: int) -> Val:
+        """Word of the block."""
+        return self.load(self.offset(self.words, field), I64)
+
+    def array(self, field: int) -> _Array:
+        """Array whose address stands in the block."""
+        return _Array(self, self.load(self.offset(self.words, field), PTR))
+
+    def checked(self, name: str, a: Val, b: Val, bad: Variable) -> Val:
+        """Signed ``a <name> b``; sets `bad` where it does not fit."""
+        kind = ir.LiteralStructType([I64, I1])
+        pair = self.intrinsic(f"llvm.s{name}.with.overflow.i64", kind, [a, b])
+        overflow = Val(self, self.b.extract_value(pair.v, 1))
+        bad.set(bad.get() | Val(self, self.b.zext(overflow.v, I64)))
+        return Val(self, self.b.extract_value(pair.v, 0))
+
+    def flag(self, condition: Val, bad: Variable) -> None:
+        """Set `bad` where the condition holds."""
+        bad.set(bad.get() | Val(self, self.b.zext(condition.v, I64)))
+
+
+def _divide(k: Binder, a: Val, b: Val, bad: Variable) -> Val:
+    """Floor division; the divisors 0 and -1 (whose quotient may not fit) are left to Python."""
+    k.flag(b.equals(0) | b.equals(-1), bad)
+    divisor = k.select(b.equals(0) | b.equals(-1), k.const(1), b)
+    quotient = a / divisor
+    rest = a - quotient * divisor
+    down = rest.differs(0) & ((rest ^ divisor) < 0)
+    return k.select(down, quotient - 1, quotient)
+
+
+def _broadcast(k: Binder, a: Val, b: Val, bad: Variable) -> Val:
+    k.flag(a.differs(1) & b.differs(1) & a.differs(b), bad)
+    return k.select(a.equals(1), b, a)
+
+
+def _scaled_floor(k: Binder, a: Val, bits: Val) -> Val:
+    scale = k.bitcast(k.convert(bits, I32), F32)
+    exact = k.convert(a, F32) * scale
+    whole = k.convert(exact, I64)
+    return k.select(k.convert(whole, F32) > exact, whole - 1, whole)
+
+
+def _evaluate(k: Binder) -> None:
+    """Run the register code; return 1 where a value does not exist."""
+    code, registers = k.array(Bind.CODE), k.array(Bind.REGISTERS)
+    first, bad = k.number(Bind.SYMBOLS), k.variable(k.const(0))
+    rules: dict[DimOperation, Callable[[Val, Val, Val], Val]] = {
+        DimOperation.DIVIDE: lambda a, b, c: _divide(k, a, b, bad),
+        DimOperation.MINIMUM: lambda a, b, c: k.minimum(a, b),
+        DimOperation.MAXIMUM: lambda a, b, c: k.maximum(a, b),
+        DimOperation.BROADCAST: lambda a, b, c: _broadcast(k, a, b, bad),
+        DimOperation.SCALED_FLOOR: lambda a, b, c: _scaled_floor(k, a, b),
+        DimOperation.SELECT_STRIDE: lambda a, b, c: k.select(a.equals(1), k.const(0), b),
+    }
+    with k.loop(0, k.number(Bind.INSTRUCTIONS)) as i:
+        at = i * INSTRUCTION_WORDS
+        operation = code[at]
+        a, b, c = (registers[code[at + word]] for word in (1, 2, 3))
+        with k.branch(operation.equals(DimOperation.MULTIPLY_ADD)) as (then, otherwise):
+            with then:
+                product = k.checked("mul", a, b, bad)
+                registers[first + i] = k.checked("add", product, c, bad)
+            with otherwise:
+                for kind, rule in rules.items():
+                    with k.when(operation.equals(kind)):
+                        registers[first + i] = rule(a, b, c)
+    results, values = k.array(Bind.RESULTS), k.array(Bind.VALUES)
+    with k.loop(0, k.number(Bind.RESULT_COUNT)) as i:
+        values[i] = registers[results[i]]
+    with k.when(bad.get().differs(0)):
+        k.ret(1)
+
+
+def _sort(k: Binder, sizes: _Array) -> None:
+    """Order buffers by falling size, then rank; the last binding's order is nearly right."""
+    order, rank = k.array(Bind.ORDER), k.array(Bind.RANK)
+    with k.loop(1, k.number(Bind.BUFFERS)) as i:
+        chosen = order[i]
+        size, own = sizes[chosen], rank[chosen]
+        place, moving = k.variable(i), k.variable(k.const(1))
+        with k.while_(partial(_differs, moving, 0)):
+            before = order[place.get() - 1]
+            same = sizes[before].equals(size)
+            later = (sizes[before] < size) | (same & (rank[before] > own))
+            with k.branch(later) as (then, otherwise):
+                with then:
+                    order[place.get()] = before
+                    place.add(-1)
+                    with k.when(place.get().equals(0)):
+                        moving.set(0)
+                with otherwise:
+                    moving.set(0)
+        order[place.get()] = chosen
+
+
+def _place(k: Binder, sizes: _Array) -> None:
+    """Offset of every buffer; the placed ones are a list linked in the order of their offsets."""
+    order, offsets, ends = k.array(Bind.ORDER), k.array(Bind.OFFSETS), k.array(Bind.ENDS)
+    first, last, link = k.array(Bind.FIRST), k.array(Bind.LAST), k.array(Bind.NEXT)
+    count, total = k.number(Bind.BUFFERS), k.variable(k.const(0))
+    link[count] = count
+    with k.loop(0, count) as i:
+        buffer = order[i]
+        need = ((sizes[buffer] + (ALIGNMENT - 1)) & -ALIGNMENT) + SLACK
+        born, dead = first[buffer], last[buffer]
+        cursor, best, best_gap = (k.variable(k.const(n)) for n in (0, -1, 0))
+        node = k.variable(link[count])
+        with k.while_(partial(_differs, node, count)):
+            other = node.get()
+            with k.when((first[other] <= dead) & (born <= last[other])):
+                gap = offsets[other] - cursor.get()
+                fits = (gap >= need) & ((best.get() < 0) | (gap < best_gap.get()))
+                best_gap.set(k.select(fits, gap, best_gap.get()))
+                best.set(k.select(fits, cursor.get(), best.get()))
+                cursor.set(k.maximum(cursor.get(), ends[other]))
+            node.set(link[other])
+        offset = k.select(best.get() >= 0, best.get(), cursor.get())
+        offsets[buffer] = offset
+        ends[buffer] = offset + need
+        total.set(k.maximum(total.get(), offset + need))
+        before = k.variable(count)
+        node.set(link[count])
+        with k.while_(partial(_is_below, node, offsets, offset)):
+            before.set(node.get())
+            node.set(link[node.get()])
+        link[buffer] = node.get()
+        link[before.get()] = buffer
+    k.store(total.get(), k.offset(k.words, Bind.ARENA))
+
+
+def _differs(variable: Variable, value: Operand) -> Val:
+    return variable.get().differs(value)
+
+
+def _is_below(node: Variable, offsets: _Array, offset: Val) -> Val:
+    # The list's end has an entry of its own in `offsets`, above every offset.
+    return offsets[node.get()] < offset
+
+
+def _wait_for_dead(k: Binder, sizes: _Array) -> None:
+    """Let the first user of memory wait for the last user of what lay there before."""
+    needs, waits, offsets = k.array(Bind.NEEDS), k.array(Bind.WAITS), k.array(Bind.OFFSETS)
+    first, last, count = k.array(Bind.FIRST), k.array(Bind.LAST), k.number(Bind.BUFFERS)
+    with k.loop(0, k.number(Bind.CALLS)) as i:
+        waits[i] = needs[i]
+    with k.loop(0, count) as buffer:
+        born = first[buffer]
+        # A call that waits for its predecessor waits for everything.
+        with k.when(waits[born] < born):
+            start = offsets[buffer]
+            end = start + sizes[buffer]
+            wait = k.variable(waits[born])
+            with k.loop(0, count) as other:
+                below, size = offsets[other], sizes[other]
+                shared = (start < below + size) & (below < end) & (last[other] < born)
+                later = k.maximum(wait.get(), last[other] + 1)
+                wait.set(k.select(shared, later, wait.get()))
+            waits[born] = wait.get()
+
+
+def _is_small(items: Val, cost: Val) -> Val:
+    return (items * cost < SERIAL_NS) | (items <= 1)
+
+
+def _fill_operations(k: Binder, items: _Array, costs: _Array) -> None:
+    """Fill the operation table: grain by cost, neighbouring small operations grouped."""
+    waits, functions, starts = (
+        k.array(field) for field in (Bind.WAITS, Bind.FUNCTIONS, Bind.STARTS)
+    )
+    count, table = k.number(Bind.CALLS), k.array(Bind.OPERATIONS).base
+    estimate, leader = k.variable(k.const(0)), k.variable(k.const(-1))
+    with k.loop(0, count) as i:
+        size, cost = items[i], costs[i]
+        small = _is_small(size, cost)
+        estimate.add(size * cost)
+        claim = k.maximum(k.const(CLAIM_NS) / k.maximum(cost, 1), 1)
+        share = k.maximum(size / (k.end * SHARES), 1)
+        row = k.offset(table, i * Op.SIZE)
+        fields = {
+            Op.FUNCTION: functions[i],
+            Op.PARAMETERS: starts[i],
+            Op.ITEMS: k.select(small, k.const(1), size),
+            Op.GRAIN: k.select(small, k.const(1), k.minimum(claim, share)),
+            Op.WAIT: waits[i],
+            Op.GROUP: k.const(1),
+            Op.RANGE: size,
+        }
+        for field, value in fields.items():
+            k.store(value, k.offset(row, field))
+        with k.branch(small) as (then, otherwise):
+            with then, k.branch(leader.get() >= 0) as (joins, leads):
+                with joins:
+                    head = k.offset(table, leader.get() * Op.SIZE)
+                    known = k.load(k.offset(head, Op.WAIT), I64)
+                    wait = k.maximum(known, k.minimum(waits[i], leader.get()))
+                    k.store(wait, k.offset(head, Op.WAIT))
+                    k.store(i - leader.get() + 1, k.offset(head, Op.GROUP))
+                with leads:
+                    leader.set(i)
+            with otherwise:
+                leader.set(-1)
+    k.store(estimate.get(), k.offset(k.words, Bind.ESTIMATE))
+
+
+def _build(symbol: str, target: Target, options: Options) -> str:
+    k = Binder(symbol, target, Layout())
+    _evaluate(k)
+    values, parameters = k.array(Bind.VALUES), _Array(k, k.context)
+    dynamic, at = k.number(Bind.DYNAMIC_COUNT), k.array(Bind.DYNAMIC_AT)
+    with k.loop(0, dynamic) as i:
+        parameters[at[i]] = values[i]
+    calls = k.number(Bind.CALLS)
+    items, costs, _, sizes = (
+        _Array(k, k.offset(values.base, (dynamic + calls * part) * 8)) for part in range(4)
+    )
+    _sort(k, sizes)
+    _place(k, sizes)
+    words, buffers, offsets = (
+        k.array(field) for field in (Bind.ARENA_AT, Bind.ARENA_OF, Bind.OFFSETS)
+    )
+    with k.loop(0, k.number(Bind.ARENA_COUNT)) as i:
+        word = words[i]
+        parameters[word] = parameters[word] + offsets[buffers[i]]
+    _wait_for_dead(k, sizes)
+    _fill_operations(k, items, costs)
+    k.ret()
+    return str(k.module)
+
+
+BIND: Final = register(
+    Family("bind", "sizes of a request into a program", lambda _: Layout(), _build)
+)

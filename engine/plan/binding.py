@@ -1,0 +1,205 @@
+"""Sealed programs: a native segment as plain data, bound to the sizes of a request by native code.
+
+A sealed program holds no graph and no weights. It can be pickled; `Sealed.link` then gives it the
+addresses of its kernels in this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from engine.codegen.kernel import KernelSpec
+from engine.graph.dims import DimError
+from engine.graph.ir import Value
+from engine.plan.dim_code import DimCode
+from engine.runtime.layout import Bind, Op
+from engine.runtime.memory import address, words
+
+Words = np.ndarray[Any, np.dtype[np.int64]]
+
+BIND: Final = KernelSpec.of("bind")
+"""The kernel that binds every program."""
+
+_INLINE_NS: Final = 20_000
+"""Programs estimated below this run on the calling thread."""
+
+_END: Final = np.iinfo(np.int64).max
+"""Offset of the end of the list of placed buffers: above every other."""
+
+_ENTRY: Final = ctypes.CFUNCTYPE(
+    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A program for one set of sizes.
+
+    `operations` and `parameters` are what the walker reads; `outputs` the shapes of the output
+    arrays; `inline` whether the program is so small that the caller runs it itself.
+    """
+
+    operations: Words
+    parameters: Words
+    count: int
+    arena: int
+    outputs: tuple[tuple[int, ...], ...]
+    inline: bool
+    estimate: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that the program takes."""
+        return int(self.operations.nbytes + self.parameters.nbytes)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call: label and operator of the node it comes from, and the kernel."""
+
+    label: str
+    op: str
+    spec: KernelSpec
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A spec caches what follows from its text; that is not to be stored.
+        return _step, (self.label, self.op, self.spec.family, self.spec.canonical)
+
+
+def _step(label: str, op: str, family: str, canonical: str) -> Step:
+    return Step(label, op, KernelSpec(family, canonical))
+
+
+@dataclass(eq=False)
+class Sealed:
+    """A native segment, ready to be linked and bound.
+
+    `template` holds all parameter words with the constant ones filled in, `starts` the byte offset
+    of each call's block. `code` evaluates, in this order: the words at `dynamic_at`; items, costs
+    and scratch of every call; the sizes of the arena's buffers; the shapes of the outputs, of
+    `ranks` axes each. Words at `arena_at` grow by the offset of the buffer in `arena_of`.
+    `lifetimes` has shape [buffers, 2]: the first and last call that touch each. `needs` counts the
+    leading calls that each call must wait for.
+    """
+
+    steps: tuple[Step, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    template: Words
+    starts: Words
+    code: DimCode
+    dynamic_at: Words
+    arena_at: Words
+    arena_of: Words
+    lifetimes: Words
+    needs: Words
+    ranks: tuple[int, ...]
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the sizes that binding needs, in order."""
+        return self.code.symbols
+
+    def specs(self) -> list[KernelSpec]:
+        """Kernels that the program calls, and the one that binds it."""
+        return [BIND, *(step.spec for step in self.steps)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def link(self, addresses: Mapping[KernelSpec, int]) -> None:
+        """Fix kernel addresses; after this the program can be bound."""
+        self._native = _ENTRY(addresses[BIND])
+        self._lock = threading.Lock()
+        code, calls, buffers = self.code, len(self.steps), len(self.lifetimes)
+        self._registers = words(code.registers)
+        self._registers[len(code.symbols) + len(code.instructions) :] = code.constants
+        self._values = words(len(code.results))
+        self._shapes_at = len(self.dynamic_at) + 3 * calls + buffers
+        offsets = np.full(buffers + 1, _END, np.int64)
+        first, last = np.ascontiguousarray(self.lifetimes.reshape(-1, 2).T)
+        ordered = sorted(range(buffers), key=lambda i: (first[i], last[i], i))
+        rank = np.empty(buffers, np.int64)
+        rank[ordered] = np.arange(buffers)
+        arrays = {
+            Bind.CODE: code.instructions,
+            Bind.REGISTERS: self._registers,
+            Bind.RESULTS: code.results,
+            Bind.VALUES: self._values,
+            Bind.DYNAMIC_AT: self.dynamic_at,
+            Bind.FUNCTIONS: np.array([addresses[step.spec] for step in self.steps], np.int64),
+            Bind.STARTS: self.starts,
+            Bind.NEEDS: self.needs,
+            Bind.WAITS: np.zeros(calls, np.int64),
+            Bind.FIRST: first,
+            Bind.LAST: last,
+            Bind.RANK: rank,
+            Bind.ORDER: np.array(ordered, np.int64),
+            Bind.OFFSETS: offsets,
+            Bind.ENDS: np.zeros(buffers, np.int64),
+            Bind.NEXT: np.zeros(buffers + 1, np.int64),
+            Bind.ARENA_AT: self.arena_at,
+            Bind.ARENA_OF: self.arena_of,
+        }
+        counts = {
+            Bind.INSTRUCTIONS: len(code.instructions),
+            Bind.SYMBOLS: len(code.symbols),
+            Bind.RESULT_COUNT: len(code.results),
+            Bind.DYNAMIC_COUNT: len(self.dynamic_at),
+            Bind.CALLS: calls,
+            Bind.BUFFERS: buffers,
+            Bind.ARENA_COUNT: len(self.arena_at),
+        }
+        self._block = words(Bind.SIZE // 8)
+        for field, array in arrays.items():
+            self._block[field // 8] = address(array)
+        for field, count in counts.items():
+            self._block[field // 8] = count
+        self._block_address = address(self._block)
+        self._keep = arrays
+
+    def bind(self, sizes: Mapping[str, int], threads: int) -> Bound:
+        """The program for these sizes of its symbols. Raises DimError where they do not fit."""
+        count = len(self.steps)
+        given = [sizes[name] for name in self.symbols]
+        parameters = words(len(self.template))
+        parameters[:] = self.template
+        operations = words(count * Op.WORDS)
+        with self._lock:
+            block = self._block
+            block[Bind.OPERATIONS // 8] = address(operations)
+            try:
+                self._registers[: len(given)] = given
+            except OverflowError:
+                raise DimError(f"sizes {given} exceed 64 bits") from None
+            if self._native(self._block_address, address(parameters), 0, threads):
+                self._refuse(given)
+            arena, estimate = int(block[Bind.ARENA // 8]), int(block[Bind.ESTIMATE // 8])
+            shapes = self._values[self._shapes_at :].tolist()
+        inline = threads == 1 or estimate < _INLINE_NS
+        outputs = _shapes(shapes, self.ranks)
+        return Bound(operations, parameters, count, arena, outputs, inline, estimate)
+
+    def offsets(self) -> list[int]:
+        """Where the last binding placed the arena's buffers, in bytes."""
+        placed: list[int] = self._keep[Bind.OFFSETS][:-1].tolist()
+        return placed
+
+    def _refuse(self, sizes: Sequence[int]) -> None:
+        self.code.evaluate(sizes)
+        raise DimError(f"with sizes {list(sizes)} a tensor would need more than 63 bits of address")
+
+
+def _shapes(values: Sequence[int], ranks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    shapes = []
+    at = 0
+    for rank in ranks:
+        shapes.append(tuple(values[at : at + rank]))
+        at += rank
+    return tuple(shapes)
