@@ -194,7 +194,7 @@ cells = st.sampled_from(sorted(GATES))
 directions = st.sampled_from(["forward", "reverse", "bidirectional"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     cells,
     directions,
