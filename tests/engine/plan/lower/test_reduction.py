@@ -107,6 +107,17 @@ def test_images_alone_give_the_same_bytes(isa: str) -> None:
     assert whole[1:2].tobytes() == model.run(x=x[1:2])[0].tobytes()
 
 
+@pytest.mark.parametrize("axes", [[0, 1], [1]])
+def test_threads_do_not_change_bytes(axes: list[int]) -> None:
+    x = data(1, 90_000, 6)
+    results = []
+    for threads in (1, 2):
+        inputs = {"x": x, "axes": np.array(axes)}
+        model = Single("ReduceMean", inputs, constants=["axes"], symbolic=False, threads=threads)
+        results.append(model.run(x=x)[0].tobytes())
+    assert results[0] == results[1]
+
+
 def test_axes_that_are_computed_fall_back() -> None:
     model = Single("ReduceSum", {"x": data(2, 3), "axes": np.array([1])})
     assert not model.native
