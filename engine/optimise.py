@@ -8,12 +8,14 @@ from engine.graph.passes.channels_last import channels_last
 from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
 from engine.graph.passes.identities import identities
+from engine.graph.passes.quantization import quantization
 from engine.graph.passes.transposes import transposes
 
 
 def optimise(graph: Graph) -> list[PassReport]:
     """Bring a model into one form, lay it out channels-last, fuse; reports of every pass."""
     reports = run(graph, CANONICAL, CANONICAL_ROUNDS)
+    reports += run(graph, (quantization, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
     reports += run(graph, (fuse_epilogue, fuse_elementwise, dead_code))
     return reports

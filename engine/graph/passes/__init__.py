@@ -4,6 +4,7 @@ from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.dead_code import dead_code
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
+from engine.graph.passes.functions import functions
 from engine.graph.passes.gelu import gelu
 from engine.graph.passes.hard_activations import hard_activations
 from engine.graph.passes.identities import identities
@@ -16,8 +17,8 @@ from engine.graph.passes.transposes import transposes
 
 CANONICAL: tuple[Pass, ...] = (
     opset_upgrade,
+    functions,
     constant_folding,
-    quantization,
     identities,
     reshapes,
     transposes,
@@ -45,6 +46,7 @@ __all__ = [
     "constant_folding",
     "dead_code",
     "fold_batchnorm",
+    "functions",
     "gelu",
     "hard_activations",
     "identities",
