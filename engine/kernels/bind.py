@@ -153,37 +153,33 @@ def _sort(k: Binder, sizes: _Array) -> None:
 
 
 def _place(k: Binder, sizes: _Array) -> None:
-    """Offset of every buffer; the placed ones are a list linked in the order of their offsets."""
+    """Offset of every buffer. Who lives together with whom is known beforehand, and few do."""
     order, offsets, ends = k.array(Bind.ORDER), k.array(Bind.OFFSETS), k.array(Bind.ENDS)
-    first, last, link = k.array(Bind.FIRST), k.array(Bind.LAST), k.array(Bind.NEXT)
+    rows, rivals, busy = k.array(Bind.RIVAL_ROWS), k.array(Bind.RIVALS), k.array(Bind.BUSY)
     count, total = k.number(Bind.BUFFERS), k.variable(k.const(0))
-    link[count] = count
+    with k.loop(0, count) as i:
+        ends[i] = k.const(0)
     with k.loop(0, count) as i:
         buffer = order[i]
         need = ((sizes[buffer] + (ALIGNMENT - 1)) & -ALIGNMENT) + SLACK
-        born, dead = first[buffer], last[buffer]
+        found = k.variable(k.const(0))
+        with k.loop(rows[buffer], rows[buffer + 1]) as r:
+            rival = rivals[r]
+            # Only what has been placed has an end.
+            with k.when(ends[rival].differs(0)):
+                _insert(k, busy, offsets, found.get(), rival)
+                found.add(1)
         cursor, best, best_gap = (k.variable(k.const(n)) for n in (0, -1, 0))
-        node = k.variable(link[count])
-        with k.while_(partial(_differs, node, count)):
-            other = node.get()
-            with k.when((first[other] <= dead) & (born <= last[other])):
-                gap = offsets[other] - cursor.get()
-                fits = (gap >= need) & ((best.get() < 0) | (gap < best_gap.get()))
-                best_gap.set(k.select(fits, gap, best_gap.get()))
-                best.set(k.select(fits, cursor.get(), best.get()))
-                cursor.set(k.maximum(cursor.get(), ends[other]))
-            node.set(link[other])
+        with k.loop(0, found.get()) as b:
+            gap = offsets[busy[b]] - cursor.get()
+            fits = (gap >= need) & ((best.get() < 0) | (gap < best_gap.get()))
+            best_gap.set(k.select(fits, gap, best_gap.get()))
+            best.set(k.select(fits, cursor.get(), best.get()))
+            cursor.set(k.maximum(cursor.get(), ends[busy[b]]))
         offset = k.select(best.get() >= 0, best.get(), cursor.get())
         offsets[buffer] = offset
         ends[buffer] = offset + need
         total.set(k.maximum(total.get(), offset + need))
-        before = k.variable(count)
-        node.set(link[count])
-        with k.while_(partial(_is_below, node, offsets, offset)):
-            before.set(node.get())
-            node.set(link[node.get()])
-        link[buffer] = node.get()
-        link[before.get()] = buffer
     k.store(total.get(), k.offset(k.words, Bind.ARENA))
 
 
@@ -191,9 +187,20 @@ def _differs(variable: Variable, value: Operand) -> Val:
     return variable.get().differs(value)
 
 
-def _is_below(node: Variable, offsets: _Array, offset: Val) -> Val:
-    # The list's end has an entry of its own in `offsets`, above every offset.
-    return offsets[node.get()] < offset
+def _insert(k: Binder, busy: _Array, offsets: _Array, count: Val, buffer: Val) -> None:
+    """Insert a buffer into the first `count` of `busy`, which are in the order of their offsets."""
+    own = offsets[buffer]
+    place, moving = k.variable(count), k.variable(count)
+    with k.while_(partial(_differs, moving, 0)):
+        before = busy[place.get() - 1]
+        with k.branch(offsets[before] > own) as (then, otherwise):
+            with then:
+                busy[place.get()] = before
+                place.add(-1)
+                moving.set(place.get())
+            with otherwise:
+                moving.set(0)
+    busy[place.get()] = buffer
 
 
 def _wait_for_dead(k: Binder, sizes: _Array) -> None:

@@ -29,9 +29,6 @@ BIND: Final = KernelSpec.of("bind")
 _INLINE_NS: Final = 20_000
 """Programs estimated below this run on the calling thread."""
 
-_END: Final = np.iinfo(np.int64).max
-"""Offset of the end of the list of placed buffers: above every other."""
-
 _ENTRY: Final = ctypes.CFUNCTYPE(
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
@@ -122,11 +119,12 @@ class Sealed:
         self._registers[len(code.symbols) + len(code.instructions) :] = code.constants
         self._values = words(len(code.results))
         self._shapes_at = len(self.dynamic_at) + 3 * calls + buffers
-        offsets = np.full(buffers + 1, _END, np.int64)
         first, last = np.ascontiguousarray(self.lifetimes.reshape(-1, 2).T)
         ordered = sorted(range(buffers), key=lambda i: (first[i], last[i], i))
         rank = np.empty(buffers, np.int64)
         rank[ordered] = np.arange(buffers)
+        together = (first[:, None] <= last) & (first <= last[:, None])
+        np.fill_diagonal(together, False)
         arrays = {
             Bind.CODE: code.instructions,
             Bind.REGISTERS: self._registers,
@@ -141,9 +139,11 @@ class Sealed:
             Bind.LAST: last,
             Bind.RANK: rank,
             Bind.ORDER: np.array(ordered, np.int64),
-            Bind.OFFSETS: offsets,
+            Bind.OFFSETS: np.zeros(buffers, np.int64),
             Bind.ENDS: np.zeros(buffers, np.int64),
-            Bind.NEXT: np.zeros(buffers + 1, np.int64),
+            Bind.RIVAL_ROWS: np.cumsum([0, *together.sum(1)], dtype=np.int64),
+            Bind.RIVALS: np.nonzero(together)[1].astype(np.int64),
+            Bind.BUSY: np.zeros(buffers, np.int64),
             Bind.ARENA_AT: self.arena_at,
             Bind.ARENA_OF: self.arena_of,
         }
@@ -188,7 +188,7 @@ class Sealed:
 
     def offsets(self) -> list[int]:
         """Where the last binding placed the arena's buffers, in bytes."""
-        placed: list[int] = self._keep[Bind.OFFSETS][:-1].tolist()
+        placed: list[int] = self._keep[Bind.OFFSETS].tolist()
         return placed
 
     def _refuse(self, sizes: Sequence[int]) -> None:

@@ -99,7 +99,8 @@ class Bind:
 
     Addresses of int64 arrays, and counts. `RESULTS` numbers the registers of all expressions; their
     values go to `VALUES`, in which the words to fill come first, then items, costs and scratch of
-    each call, then sizes of the arena's buffers. `ORDER` is kept between bindings.
+    each call, then sizes of the arena's buffers. `ORDER` is kept between bindings. The buffers that
+    live together with buffer i are the `RIVALS` between entries i and i + 1 of `RIVAL_ROWS`.
     """
 
     CODE: Final = 0
@@ -123,14 +124,16 @@ class Bind:
     ORDER: Final = 144
     OFFSETS: Final = 152
     ENDS: Final = 160
-    NEXT: Final = 168
-    ARENA_AT: Final = 176
-    ARENA_OF: Final = 184
-    ARENA_COUNT: Final = 192
-    ARENA: Final = 200
-    ESTIMATE: Final = 208
-    OPERATIONS: Final = 216
-    SIZE: Final = 224
+    RIVAL_ROWS: Final = 168
+    RIVALS: Final = 176
+    BUSY: Final = 184
+    ARENA_AT: Final = 192
+    ARENA_OF: Final = 200
+    ARENA_COUNT: Final = 208
+    ARENA: Final = 216
+    ESTIMATE: Final = 224
+    OPERATIONS: Final = 232
+    SIZE: Final = 240
 
 
 def counter_bytes(operations: int, threads: int) -> int:
