@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TypeProto, defs, helper, numpy_helper
+from onnx import NodeProto, TypeProto, defs, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpFunction, RuntimeContextError
 from onnx.reference.ops import load_op as load_standard
@@ -22,6 +21,7 @@ from onnx.reference.ops.aionnxml import load_op as load_ml
 
 from engine.errors import ModelError
 from engine.graph.ir import Node
+from engine.graph.protos import node_proto, schema_of
 
 _LOADERS: dict[str, Callable[..., Any]] = {
     "": partial(load_standard, evaluator_cls=ReferenceEvaluator),
@@ -36,7 +36,7 @@ def reference_operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
 
     Raises ModelError where the operator has no usable reference implementation.
     """
-    schema = _schema(node)
+    schema = schema_of(node)
     proto = node_proto(node)
     parameters: dict[str, Any] = {
         "log": lambda *_: None,
@@ -55,51 +55,6 @@ def reference_operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
             f"node {node.label!r}: operator {node.key} (version {node.version}) has no kernel and "
             f"its reference implementation is not usable: {error}"
         ) from error
-
-
-def node_proto(node: Node) -> NodeProto:
-    """ONNX form of a node without subgraphs.
-
-    Where a later version changed the default of an attribute, the default of the node's version is
-    written out, because the reference implementation fills in the newest.
-    """
-    proto = NodeProto(op_type=node.op, domain=node.domain, name=node.name)
-    proto.input.extend("" if value is None else f"x{i}" for i, value in enumerate(node.inputs))
-    proto.output.extend(f"y{i}" if value.name else "" for i, value in enumerate(node.outputs))
-    schema = _schema(node)
-    attributes = dict(node.attributes)
-    for name, value in attributes.items():
-        kind = _type_number(schema.attributes[name]) if name in schema.attributes else None
-        proto.attribute.append(_attribute(name, value, kind))
-    newest = defs.get_schema(node.op, domain=node.domain).attributes
-    for name, attribute in schema.attributes.items():
-        default = attribute.default_value
-        changed = name not in newest or newest[name].default_value != default
-        if name not in attributes and default.type and changed:
-            proto.attribute.append(default)
-    return proto
-
-
-def _schema(node: Node) -> defs.OpSchema:
-    try:
-        return defs.get_schema(node.op, node.version, node.domain)
-    except defs.SchemaError:
-        raise ModelError(
-            f"node {node.label!r}: operator {node.key} has neither a kernel nor a reference "
-            "implementation here; export the model with standard ONNX operators"
-        ) from None
-
-
-def _type_number(attribute: Any) -> int:
-    return int(attribute.type.value)
-
-
-def _attribute(name: str, value: Any, kind: int | None) -> onnx.AttributeProto:
-    if isinstance(value, np.ndarray):
-        value = numpy_helper.from_array(value)
-    elif isinstance(value, list) and value and isinstance(value[0], np.ndarray):
-        value = [numpy_helper.from_array(item) for item in value]
-    return helper.make_attribute(name, value, attr_type=kind)
 
 
 def _load(node: Node) -> Any:

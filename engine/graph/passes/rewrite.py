@@ -100,6 +100,14 @@ class Rewriter:
         self._instead[id(old)] = [new]
         self.changes += 1
 
+    def replace(self, old: Node, new: list[Node]) -> None:
+        """Put nodes, which compute the outputs of `old` among others, in its place."""
+        self._detach(old)
+        for node in new:
+            self._attach(node)
+        self._instead[id(old)] = new
+        self.changes += 1
+
     def rewire(self, node: Node, inputs: list[Value | None]) -> None:
         """Give a node other inputs."""
         self._detach(node)
