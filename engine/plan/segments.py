@@ -8,15 +8,15 @@ they follow from the sizes and are written out only where a kernel or a fallback
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from engine.codegen.target import Target
 from engine.errors import ModelError
 from engine.graph.ir import Graph, Node, Value, subgraphs
 from engine.plan.binding import Sealed
-from engine.plan.interpreted import Control, Fallback
+from engine.plan.interpreted import Control, Fallback, every
 from engine.plan.lower.convolution import request_halos
 from engine.plan.lower.movement import request_windows
 from engine.plan.lowering import Lowering, NoKernel, Spare, copy, lowering_of
@@ -58,15 +58,6 @@ def seal(segments: Sequence[Segment], weights: Mapping[int, int]) -> list[Runnab
         else:
             found.append(segment)
     return found
-
-
-def every(segments: Sequence[Any]) -> Iterator[Any]:
-    """All segments in order, each control-flow node before its bodies."""
-    for segment in segments:
-        yield segment
-        if isinstance(segment, Control):
-            for _, inner in segment.bodies.values():
-                yield from every(inner)
 
 
 @dataclass(eq=False)
@@ -126,6 +117,11 @@ class Planner:
     def _is_ready(self, node: Node) -> bool:
         return all(id(value) in self.available for value in _reads(node))
 
+    def _has_sizes(self, node: Node) -> bool:
+        """Whether the sizes of what a node reads are known by the time it is reached."""
+        dims = [d for v in _reads(node) for d in (*(v.shape or ()), *(v.dims or ()))]
+        return all(dim.symbols <= self.symbols for dim in dims)
+
     def _sweep(self, opened: _Open, pending: list[Node]) -> tuple[bool, list[Node]]:
         """Lower every ready node that has a kernel; whether there was one, and what is left."""
         left = [node for node in pending if not self._takes(opened, node)]
@@ -179,19 +175,20 @@ class Planner:
                     raise NoKernel(f"{', '.join(sorted(unknown))} is known only after the run")
 
     def _fall_back(self, pending: list[Node]) -> list[Node]:
-        """Give every ready node that has no kernel a segment of its own."""
-        left: list[Node] = []
-        ran = False
-        for node in pending:
-            if id(node) not in self.reasons or not self._is_ready(node):
-                left.append(node)
-                continue
-            ran = True
+        """Give every ready node that has no kernel a segment of its own.
+
+        Those that wait for nothing but a size do so only where no other node can run.
+        """
+        ready = [n for n in pending if id(n) in self.reasons and self._is_ready(n)]
+        chosen = [n for n in ready if self._has_sizes(n)] or ready
+        running = {id(n) for n in chosen}
+        left = [n for n in pending if id(n) not in running]
+        for node in chosen:
             self.segments.append(self._segment(node))
             for value in node.outputs:
                 self.available.add(id(value))
                 self.symbols |= {s for dim in value.shape or () for s in dim.symbols}
-        if not ran:
+        if not chosen:
             names = ", ".join(node.label for node in left[:3])
             raise ModelError(f"{self.graph.name}: nodes {names} wait for values nobody computes")
         # A node that was refused for an unknown size may be lowered now that more are known.
