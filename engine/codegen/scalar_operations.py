@@ -153,18 +153,28 @@ def _not(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
     return Val(k, k.b.not_(args[0].v))
 
 
-def _shift(name: str) -> Operation:
-    """Logical shift; all bits leave where the distance reaches the width."""
+def _shift_left(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
+    """All bits leave where the distance reaches the width."""
+    return _logical(k, args, "shl")
 
-    def operation(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
-        a, b = args
-        width = element(a.type).width
-        inside = compare(k, "<", b, k.const(width, b.type), "uint64")
-        distance = k.select(inside, b, k.const(0, b.type))
-        shifted = Val(k, getattr(k.b, name)(a.v, distance.v))
-        return k.select(inside, shifted, k.const(0, a.type))
 
-    return operation
+def _shift_right(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
+    """As `_shift_left`, copies of the sign coming in where there is one."""
+    if _unsigned(node.dtype):
+        return _logical(k, args, "lshr")
+    a, b = args
+    last = k.const(element(a.type).width - 1, b.type)
+    distance = k.select(compare(k, "<", b, last, "uint64"), b, last)
+    return Val(k, k.b.ashr(a.v, distance.v))
+
+
+def _logical(k: KernelBuilder, args: Sequence[Val], name: str) -> Val:
+    a, b = args
+    width = element(a.type).width
+    inside = compare(k, "<", b, k.const(width, b.type), "uint64")
+    distance = k.select(inside, b, k.const(0, b.type))
+    shifted = Val(k, getattr(k.b, name)(a.v, distance.v))
+    return k.select(inside, shifted, k.const(0, a.type))
 
 
 def _is_infinite(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
@@ -243,8 +253,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "less_equal": _compare("<="),
     "greater": _compare(">"),
     "greater_equal": _compare(">="),
-    "shift_left": _shift("shl"),
-    "shift_right": _shift("lshr"),
+    "shift_left": _shift_left,
+    "shift_right": _shift_right,
     "select": _select,
     "cast": _cast,
     "abs": _absolute,
