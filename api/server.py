@@ -70,7 +70,7 @@ class InferenceServer:
         self._settings = settings
         self._emit = on_event or (lambda event: None)
         self._failure: StartError | None = None
-        repository = Repository(settings.models, name=settings.model_name)
+        repository = Repository(settings.repository, name=settings.model_name)
         self.socket = _listen(settings)
         try:
             app = create_app(

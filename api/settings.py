@@ -29,7 +29,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    models: Path = Field(
+    repository: Path = Field(
         default=Path("models"), description="Model file, folder or repository to serve."
     )
     model_name: str | None = Field(

@@ -51,7 +51,7 @@ def with_settings(run: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     base = _base(field.annotation)
     common: dict[str, Any] = {"help": field.description, "show_default": False}
-    if name == "models":
+    if name == "repository":
         info: Any = typer.Argument(metavar="PATH_OR_REPOSITORY", **common)
     else:
         if field.default is not None:
@@ -135,7 +135,7 @@ def serve(given: dict[str, Any]) -> None:
     Example: packhorse serve model.onnx --port 8000
     """
     settings = read_settings(given)
-    if "models" not in settings.model_fields_set:
+    if "repository" not in settings.model_fields_set:
         raise UsageError("say what to serve: packhorse serve model.onnx")
     configure_logging(settings.log_level, settings.log_format)
     announcer = Announcer()

@@ -66,7 +66,7 @@ def served(path: Path, threads: int | None = None) -> Iterator[str]:
             settled.set()
 
     settings = read_settings(
-        {"models": path, "model_name": MODEL_NAME, "port": 0, "threads": threads}, {}
+        {"repository": path, "model_name": MODEL_NAME, "port": 0, "threads": threads}, {}
     )
     server = InferenceServer(settings, on_event)
     thread = threading.Thread(target=server.run, name="gateway")

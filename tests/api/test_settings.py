@@ -17,7 +17,7 @@ def test_every_setting_has_a_variable_and_a_description():
     kinds = {info.name: info.kind for info in listed}
     assert kinds["port"] == "int"
     assert kinds["threads"] == "int"
-    assert kinds["models"] == "path"
+    assert kinds["repository"] == "path"
     assert kinds["log_format"] == "text | json"
     assert kinds["request_timeout_s"] == "float"
 
@@ -27,13 +27,13 @@ def test_what_is_passed_wins_over_the_environment_over_the_default():
         "PACKHORSE_PORT": "9000",
         "PACKHORSE_HOST": "0.0.0.0",
         "PACKHORSE_METRICS": "false",
-        "PACKHORSE_MODELS": "/m",
+        "PACKHORSE_REPOSITORY": "/m",
         "PACKHORSE_THREADS": "",
         "OTHER": "x",
     }
     settings = read_settings({"port": 7000, "host": None}, environment)
     assert (settings.port, settings.host, settings.metrics) == (7000, "0.0.0.0", False)
-    assert settings.models == Path("/m")
+    assert settings.repository == Path("/m")
     assert settings.threads is None
     assert settings.max_batch_size == 32
 

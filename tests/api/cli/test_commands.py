@@ -153,7 +153,7 @@ def test_errors_are_one_clear_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.delenv("PACKHORSE_MODELS", raising=False)
+    monkeypatch.delenv("PACKHORSE_REPOSITORY", raising=False)
     done = invoke(*(part.format(digits=digits, seven=seven) for part in arguments))
     assert done.code == code
     assert advice in done.err
@@ -186,7 +186,7 @@ def test_serve_has_every_setting(invoke: Invoke, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "200")
     text = invoke("serve", "--help").out
     for name in Settings.model_fields:
-        if name != "models":
+        if name != "repository":
             assert f"--{name.replace('_', '-')} " in text, name
 
 

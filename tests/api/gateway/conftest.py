@@ -28,7 +28,7 @@ class RunningServer:
         self.loader = HeldLoader(EngineLoader())
         self.events: list[ServerEvent] = []
         self.server = InferenceServer(
-            Settings(models=repository, port=0, **settings),
+            Settings(repository=repository, port=0, **settings),
             self.events.append,
             channel=InProcessChannel(self.loader),
         )

@@ -217,7 +217,7 @@ def test_shutdown_while_loading(start, monkeypatch):
 
 def test_a_model_that_fails_to_load_stops_the_server(tmp_path: Path):
     small_models.store(tmp_path, "broken", small_models.identity()).write_bytes(b"not onnx")
-    settings = Settings(models=tmp_path, port=0)
+    settings = Settings(repository=tmp_path, port=0)
     events = []
     server = InferenceServer(settings, events.append, channel=InProcessChannel(HeldLoader()))
     server.run()
@@ -242,12 +242,12 @@ def test_or_it_serves_the_others(start, tmp_path: Path):
 
 def test_nothing_to_serve_and_a_port_in_use(tmp_path: Path):
     with pytest.raises(RepositoryError, match="nothing to serve"):
-        serve(Settings(models=tmp_path, port=0))
+        serve(Settings(repository=tmp_path, port=0))
     small_models.store(tmp_path, "scale", SCALE["scale"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=f"port {port}.*PACKHORSE_PORT"):
-            serve(Settings(models=tmp_path, port=port))
+            serve(Settings(repository=tmp_path, port=port))
 
 
 def test_an_unexpected_error_is_not_shown(shared: RunningServer, monkeypatch):
