@@ -83,10 +83,10 @@ class Arguments:
         if given is None and value.kind == "optional":
             return None
         if isinstance(given, list | tuple):
-            return [np.ascontiguousarray(self._converted(item, value)) for item in given]
+            return [np.require(self._converted(item, value), requirements="C") for item in given]
         if value.kind == "sequence":
             raise self._error(value, f"is a {type(given).__name__}")
-        return np.ascontiguousarray(self._converted(given, value))
+        return np.require(self._converted(given, value), requirements="C")
 
     def _converted(self, array: Any, value: Value) -> Any:
         if not isinstance(array, np.ndarray):

@@ -151,6 +151,11 @@ def _recurrent(node: Node) -> Call:
     return partial(run_recurrent, node.op, node.attributes)
 
 
+def _optional(node: Node) -> Call:
+    """The reference makes a sequence of one of its input."""
+    return lambda arrays: [arrays[0] if arrays else None]
+
+
 _CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
     "BatchNormalization": _batch_normalization,
     "ConvTranspose": _conv_transpose,
@@ -160,6 +165,7 @@ _CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
     "LSTM": _recurrent,
     "LogSoftmax": _softmax,
     "OneHot": _one_hot,
+    "Optional": _optional,
     "Pad": _pad,
     "RNN": _recurrent,
     "Softmax": _softmax,

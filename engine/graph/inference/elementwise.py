@@ -80,8 +80,10 @@ def _broadcasting(node: Inference) -> None:
 @rule("PRelu")
 def _parametric_relu(node: Inference) -> None:
     node.same_shape()
-    if node.version >= 7 and len(node.shape(1)) > len(node.shape(0)):
-        node.error("the slope has more axes than the input")
+    if node.version >= 7:
+        if len(node.shape(1)) > len(node.shape(0)):
+            node.error("the slope has more axes than the input")
+        node.broadcast([node.shape(0), node.shape(1)])
 
 
 @rule("Where")

@@ -11,6 +11,8 @@ meaning is expressed in the newer meaning; what a newer name replaced is renamed
   is the last (LogSoftmax and Hardmax alike);
 - ``Upsample(x, scales)`` and Resize-10 are Resize with asymmetric coordinates, rounding down where
   they enlarge and up where they shrink (unspecified; as onnxruntime does);
+- the slope of PRelu before opset 7 has one element per channel: an axis of 1 follows for each
+  spatial axis;
 - ``op_6(a, b, broadcast=1, axis)`` is ``op_7(a, b')`` with b' unsqueezed at its end.
 
 Precondition of the second form of Softmax and of the last item: the ranks are known. An operator
@@ -215,6 +217,20 @@ def _broadcasting(rewriter: Rewriter, node: Node) -> str | None:
     return None
 
 
+def _prelu(rewriter: Rewriter, node: Node) -> str | None:
+    """Slopes before opset 7 belong to channels: they get an axis for every spatial one."""
+    x, slope = node.inputs[0], node.inputs[1]
+    if x is None or slope is None or x.shape is None or slope.shape is None:
+        return "the ranks of its inputs are unknown"
+    spatial = len(x.shape) - 2
+    if spatial > 0 and len(slope.shape) == 1 and slope.shape[0] != 1:
+        axes = rewriter.constant(f"{node.label}_axes", [1 + i for i in range(spatial)])
+        wide = rewriter.value(f"{node.label}_slope")
+        rewriter.insert(node, Node("Unsqueeze", [slope, axes], [wide], version=13))
+        rewriter.rewire(node, [x, wide])
+    return _without_hints(rewriter, node)
+
+
 def _without_hints(rewriter: Rewriter, node: Node) -> str | None:
     node.attributes.pop("consumed_inputs", None)
     return None
@@ -241,7 +257,6 @@ _BINARY: Final = (
     "Less",
     "Mul",
     "Or",
-    "PRelu",
     "Pow",
     "Sub",
     "Xor",
@@ -276,6 +291,7 @@ _RULES: Final[dict[str, tuple[_Rule, int]]] = {
     "Clip": (_clip, 13),
     "Hardmax": (_softmax, 13),
     "LogSoftmax": (_softmax, 13),
+    "PRelu": (_prelu, 7),
     "Pad": (_pad, 13),
     "ReduceSum": (_axes_to_input, 13),
     "Reshape": (_reshape, 14),
