@@ -250,7 +250,9 @@ class _Layout:
         assert x is not None
         if x.shape is None or len(node.outputs) > 1 or not 3 <= x.rank <= 5:
             return False
-        if node.attribute("storage_order", 0):
+        if node.attribute("storage_order", 0) or x.dtype != np.float32:
+            return False
+        if node.op == "LpPool" and node.attribute("p", 2) not in (1, 2):
             return False
         forward, back = self._channel_perms(x)
         return self._replace(node, [self._in_layout(x, forward)], back, None, OURS)
