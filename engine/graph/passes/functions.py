@@ -10,7 +10,7 @@ What draws random numbers is left to the reference implementation, whose draws i
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from onnx import FunctionProto, ModelProto, ValueInfoProto
 
@@ -106,7 +106,7 @@ def _adopt(body: Graph, node: Node, actual: dict[int, Value], names: Names) -> N
 
 def _function(node: Node, opset: int) -> FunctionProto | None:
     """The operator's function for the newest opset up to `opset`."""
-    schema = schema_of(node)
+    schema: Any = schema_of(node)  # the package's type stub lacks what it says of functions
     if schema.has_context_dependent_function:
         version = _newest(schema.context_dependent_function_opset_versions, opset)
         types = [b"" if v is None else type_proto(v).SerializeToString() for v in node.inputs]
