@@ -48,9 +48,9 @@ def _lines(results: list[Result]) -> Iterator[str]:
         "`engine.load` and passes by the suite's own comparison (relative 1e-3 unless the test "
         "says otherwise), or where each float tensor differs by at most 1e-4 times its largest "
         "reference element plus 1e-5. Tests run in worker processes with a time limit, so "
-        "that a crash or a hang would be a result. The `light_*` graphs carry constant weights, under which almost "
-        "any error cancels; they run with seeded random weights against onnxruntime's outputs, "
-        "which onnxruntime itself passes by definition."
+        "that a crash or a hang would be a result. The `light_*` graphs carry constant weights, "
+        "under which almost any error cancels; they run with seeded random weights against the "
+        "outputs of onnxruntime, which therefore passes them by definition."
     )
     yield ""
     yield from _table(
