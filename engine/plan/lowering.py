@@ -231,6 +231,7 @@ _MODULES: Final = (
     "engine.plan.lower.scatter",
     "engine.plan.lower.selection",
     "engine.plan.lower.softmax",
+    "engine.plan.lower.transposed_convolution",
     "engine.plan.lower.views",
 )
 

@@ -43,6 +43,22 @@ def _convolution(node: Inference) -> None:
     node.output(0, (shape[0], *window.spatial(shape), filters[0]), node.dtype(0))
 
 
+@rule("ConvTranspose", domain=OURS)
+def _transposed_convolution(node: Inference) -> None:
+    """Channels-last, explicit pads, one group."""
+    shape, filters = node.shape(0), node.shape(1)
+    rank = len(shape) - 2
+    window = Window(node, rank, kernel_of(node, filters, rank))
+    extra = node.attribute("output_padding") or [0] * rank
+    sizes = [
+        (size - 1) * window.strides[axis]
+        + (extra[axis] - window.begin[axis] - window.end[axis])
+        + window.extent(axis)
+        for axis, size in enumerate(shape[1:-1])
+    ]
+    node.output(0, (shape[0], *sizes, filters[1]), node.dtype(0))
+
+
 @rule("MatMul", domain=OURS)
 def _product(node: Inference) -> None:
     """As ONNX MatMul; the epilogue keeps shape and data type."""

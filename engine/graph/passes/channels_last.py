@@ -75,6 +75,11 @@ def channels_last(graph: Graph) -> PassReport:
 
 def _has_kernel(node: Node, window: Sequence[int]) -> bool:
     """Whether the dot kernel's K levels (two axes, then dense channels) can walk the window."""
+    if node.op == "ConvTranspose":
+        plain = node.attribute("auto_pad", "NOTSET") == "NOTSET"
+        flat = all(step == 1 for step in node.attribute("dilations") or ())
+        whole = node.attribute("group", 1) == 1 and not node.attribute("output_shape")
+        return plain and flat and whole and len(window) < 3
     if len(window) < 3:
         return True
     dilations = node.attribute("dilations") or [1] * len(window)
@@ -119,7 +124,7 @@ class _Layout:
         if any(value.dims is not None for value in node.outputs):
             return False
         rule: Callable[[Node], bool] | None = None
-        if node.op == "Conv":
+        if node.op in ("Conv", "ConvTranspose"):
             rule = self._conv
         elif node.op in _POOLS:
             rule = self._pool

@@ -107,7 +107,7 @@ def _expression(node: Node) -> Expr | None:
 
 
 def _is_product(node: Node) -> bool:
-    if node.key in ("packhorse.Conv", "packhorse.MatMul"):
+    if node.key in ("packhorse.Conv", "packhorse.ConvTranspose", "packhorse.MatMul"):
         return True
     return node.key == "MatMul" and node.outputs[0].dtype == np.float32
 
