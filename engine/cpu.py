@@ -128,6 +128,14 @@ class Machine:
         return _ASSUMED_CACHES[level]
 
 
+@functools.cache
+def usable_memory() -> int:
+    """Bytes that this process may use: the machine's memory, or what control groups leave of it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = machine().memory
+    return physical if limit is None else min(physical, limit)
+
+
 @dataclass(frozen=True, slots=True)
 class AmxPermission:
     """Whether this process may use AMX tiles, and the reason in one sentence."""

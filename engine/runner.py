@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from engine import cpu
 from engine.codegen.abi import STATUS_TEXT, Status
 from engine.errors import InputError, RunError
 from engine.graph.dims import DimError
@@ -105,6 +107,7 @@ class Runner:
                 bound = self.program.bind(sizes, self.gang.threads)
             except DimError as error:
                 raise InputError(f"{self.model}: the inputs' shapes do not fit: {error}") from error
+            self._admit(bound)
             found = self._bound[key] = Ready(bound, self._dtypes, self.gang.threads)
             self.bound_bytes += found.size
             while self.bound_bytes > self.limit and len(self._bound) > 1:
@@ -112,6 +115,19 @@ class Runner:
                 self.bound_bytes -= old.size
                 self.evictions += 1
             return found
+
+    def _admit(self, bound: Bound) -> None:
+        """Refuse sizes whose activations and outputs exceed the memory of this process."""
+        outputs = sum(
+            math.prod(shape) * dtype.itemsize
+            for shape, dtype in zip(bound.outputs, self._dtypes, strict=True)
+        )
+        need, memory = bound.arena + outputs, cpu.usable_memory()
+        if need > memory:
+            raise InputError(
+                f"{self.model}: inputs of these sizes need {need / 2**30:.1f} GiB for activations "
+                f"and outputs; this process may use {memory / 2**30:.1f} GiB"
+            )
 
     def prepare(self, ready: Ready, inputs: Sequence[Array]) -> tuple[Slot, list[Array]]:
         """A job on arrays for the program's inputs, with fresh arrays for its outputs."""

@@ -180,6 +180,12 @@ class Sealed:
                 raise DimError(f"sizes {given} exceed 64 bits") from None
             if self._native(self._block_address, address(parameters), 0, threads):
                 self._refuse(given)
+            # A window larger than its input leaves a negative length behind.
+            if int(self._values[len(self.dynamic_at) :].min(initial=0)) < 0:
+                raise DimError(
+                    f"with sizes {given} an axis inside the model has a negative length; "
+                    "a window is larger than what it slides over"
+                )
             arena, estimate = int(block[Bind.ARENA // 8]), int(block[Bind.ESTIMATE // 8])
             shapes = self._values[self._shapes_at :].tolist()
         inline = threads == 1 or estimate < _INLINE_NS

@@ -136,3 +136,19 @@ def test_explanation_names_kernels(session: engine.Session) -> None:
     assert explanation.fallback_count == 0
     assert all(operation.kernel == "dot" for operation in explanation.operations)
     assert explanation.packed_bytes >= 2 * 16 * 16 * 4
+
+
+def test_a_window_larger_than_its_input_is_refused() -> None:
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[5, 5])
+    session = engine.load(serialise([node], [tensor("x", ["n", 3, "h", "w"])], ["y"]))
+    assert session.run({"x": np.zeros((1, 3, 6, 6), np.float32)})["y"].shape == (1, 3, 2, 2)
+    with pytest.raises(engine.InputError, match="negative length"):
+        session.run({"x": np.zeros((1, 3, 2, 9), np.float32)})
+
+
+def test_sizes_beyond_the_memory_are_refused() -> None:
+    node = helper.make_node("Expand", ["x", "shape"], ["y"])
+    weights = {"shape": np.array([1 << 20, 1 << 10, 1], np.int64)}
+    session = engine.load(serialise([node], [tensor("x", ["n"])], ["y"], weights))
+    with pytest.raises(engine.InputError, match="GiB for activations"):
+        session.run({"x": np.zeros(1 << 10, np.float32)})
