@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,3 +27,12 @@ class Control:
 
     node: Node
     bodies: dict[str, tuple[Graph, list[Any]]]
+
+
+def every(segments: Sequence[Any]) -> Iterator[Any]:
+    """All segments in order, each control-flow node before its bodies."""
+    for segment in segments:
+        yield segment
+        if isinstance(segment, Control):
+            for _, inner in segment.bodies.values():
+                yield from every(inner)
