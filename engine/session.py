@@ -12,20 +12,12 @@ import numpy as np
 from engine.codegen.compiler import Compiler
 from engine.codegen.store import CodeStore
 from engine.codegen.target import Target, select
-from engine.errors import EngineError, InputError
+from engine.errors import InputError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
-from engine.graph.batching import batch_axis
 from engine.graph.dims import DimError
-from engine.graph.inference import Guard, infer
-from engine.graph.ir import Value
-from engine.graph.passes import PassReport
-from engine.graph.reader import read
-from engine.optimise import optimise
-from engine.plan.binding import BIND, Sealed
-from engine.plan.explain import Record, explain
-from engine.plan.segments import Plan, every, plan, seal
-from engine.plan.weights import WeightMemory
+from engine.plan.prepared import Prepared
+from engine.plan.store import PlanStore, plan_key, renamed
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
 
@@ -33,13 +25,14 @@ Report = Callable[[Progress], None]
 
 
 class Pool:
-    """What sessions of one instruction set and cache folder share: compiler, native code, gangs."""
+    """What sessions of one instruction set and cache folder share: compiler, stores, gangs."""
 
     _pools: dict[tuple[str, Path | None], Pool] = {}  # noqa: RUF012 - one registry per process
     _lock = threading.Lock()
 
     def __init__(self, target: Target, folder: Path | None) -> None:
         self.compiler = Compiler(target, CodeStore(folder), usable(None))
+        self.plans = PlanStore(folder)
         self.native = Native(self.compiler)
         self.gangs: dict[int, Gang] = {}
 
@@ -64,36 +57,20 @@ class Pool:
 class Session:
     """A loaded model. Thread-safe; made by `load`."""
 
-    def __init__(
-        self,
-        name: str,
-        inputs: tuple[Value, ...],
-        outputs: tuple[Value, ...],
-        made: Plan,
-        pool: Pool,
-        gang: Gang,
-        guards: Sequence[Guard],
-        record: Record,
-        batching: tuple[bool, str],
-    ) -> None:
-        self.name = name
-        self.inputs: tuple[TensorSpec, ...] = tuple(map(specify, inputs))
-        self.outputs: tuple[TensorSpec, ...] = tuple(map(specify, outputs))
-        self.batch_axis, self.batch_reason = batching
-        self._inputs, self._outputs = inputs, outputs
-        self._arguments = Arguments(name, inputs)
-        self._guards = [g for g in guards if g.subgraph is None]
-        self._record = record
+    def __init__(self, prepared: Prepared, pool: Pool, gang: Gang) -> None:
+        self.name = prepared.name
+        self.inputs: tuple[TensorSpec, ...] = tuple(map(specify, prepared.inputs))
+        self.outputs: tuple[TensorSpec, ...] = tuple(map(specify, prepared.outputs))
+        self.batch_axis, self.batch_reason = prepared.batching
+        self._inputs, self._outputs = prepared.inputs, prepared.outputs
+        self._arguments = Arguments(self.name, prepared.inputs)
+        self._guards = prepared.guards
+        self._explanation = prepared.explanation
         self._pool = pool
         self._gang = gang
-        self._weights = WeightMemory(made.weights)
-        segments = seal(made.segments, self._weights.offsets)
-        programs = [segment for segment in every(segments) if isinstance(segment, Sealed)]
-        addresses = pool.compiler.functions(s for p in programs for s in p.specs())
-        for program in programs:
-            program.link(addresses)
-        self._executor = Executor(segments, gang, self._weights.address, name)
-        self._fallbacks = sum(not isinstance(s, Sealed) for s in every(segments))
+        self._weights = prepared.weights
+        self._executor = Executor(prepared.segments, gang, self._weights.address, self.name)
+        self._fallbacks = prepared.fallbacks
         self._runs = 0
 
     def run(
@@ -138,11 +115,11 @@ class Session:
         arrays = dict(inputs)
         sizes = self._arguments.sizes(arrays)
         try:
-            for guard in self._guards:
-                if not (guard.left.symbols | guard.right.symbols) <= sizes.keys():
+            for left, right, message in self._guards:
+                if not (left.symbols | right.symbols) <= sizes.keys():
                     continue
-                if guard.left.evaluate(sizes) != guard.right.evaluate(sizes):
-                    raise InputError(f"{self.name}: {guard.message}")
+                if left.evaluate(sizes) != right.evaluate(sizes):
+                    raise InputError(f"{self.name}: {message}")
         except DimError as error:
             raise InputError(f"{self.name}: {error}") from error
         self._runs += 1
@@ -162,7 +139,7 @@ class Session:
 
     def explain(self) -> Explanation:
         """What became of the model: passes, kernels, fallbacks and why, packed bytes."""
-        return explain(self._record)
+        return self._explanation
 
     def stats(self) -> dict[str, int | float]:
         """Counters: runs, binds, kernels compiled, packed bytes, code store hits and misses."""
@@ -183,6 +160,9 @@ class Session:
             "code_hits": store.hits,
             "code_misses": store.misses,
             "code_evictions": store.evictions,
+            "plan_hits": self._pool.plans.hits,
+            "plan_misses": self._pool.plans.misses,
+            "plan_evictions": self._pool.plans.evictions,
         }
 
     def close(self) -> None:
@@ -202,43 +182,37 @@ def load(
 
     `threads` is the number of threads a run may use (None: what affinity and control groups allow),
     `isa` masks CPU features (``baseline``, ``avx2``, ``avx512``; None: the strongest here),
-    `cache_dir` keeps compiled code (None: ``PACKHORSE_CACHE_DIR``, else the user's cache folder),
-    `progress` is called as loading proceeds. Raises ModelError for a model that cannot be run and
-    CompileError where code cannot be generated.
+    `cache_dir` keeps compiled code and prepared models (None: ``PACKHORSE_CACHE_DIR``, else the
+    user's cache folder), `progress` is called as loading proceeds. Raises ModelError for a model
+    that cannot be run and CompileError where code cannot be generated.
     """
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int = 0, total: int = 1) -> None:
         if progress is not None:
             progress(Progress(stage, done, total))
 
-    report("reading", 0, 1)
-    graph = read(source)
-    name = Path(source).stem if isinstance(source, str | Path) else graph.name or "model"
+    report("reading")
     pool = Pool.of(isa, Path(cache_dir) if cache_dir is not None else None)
-    gang = pool.gang(usable(threads))
-    infer(graph)
-    record = Record.of(name, graph, pool.compiler.target.name, gang.threads)
-    axis = batch_axis(graph)
-    reports: list[PassReport] = optimise(graph)
-    guards = infer(graph)
-    report("planning", 0, 1)
-    made = plan(graph, pool.compiler.target, gang.threads)
-    record.finish(graph, reports, made)
-    specs = [BIND, *(spec for program in made.programs() for spec in program.specs())]
-    pool.compiler.functions(specs, lambda done, total: report("compiling", done, total))
-    try:
-        session = Session(
-            name,
-            tuple(graph.inputs),
-            tuple(graph.outputs),
-            made,
-            pool,
-            gang,
-            guards,
-            record,
-            (axis.independent, axis.reason),
-        )
-    except MemoryError as error:
-        raise EngineError(f"{name}: not enough memory for the weights") from error
+    compiler, gang = pool.compiler, pool.gang(usable(threads))
+    key = plan_key(source, compiler.target, gang.threads)
+    prepared = pool.plans.get(key) if key is not None else None
+    if prepared is None:
+        # Reading and planning are large imports, which a model from the store does without.
+        from engine.preparation import prepare, trim
+
+        prepared = prepare(source, compiler.target, gang.threads, report)
+        if key is not None:
+            pool.plans.put(key, prepared)
+        trim()
+    elif isinstance(source, str | Path):
+        prepared = renamed(prepared, Path(source).stem)
+    programs = prepared.programs()
+    addresses = compiler.functions(
+        (spec for program in programs for spec in program.specs()),
+        lambda done, total: report("compiling", done, total),
+    )
+    for program in programs:
+        program.link(addresses)
+    session = Session(prepared, pool, gang)
     report("ready", 1, 1)
     return session

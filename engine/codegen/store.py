@@ -30,14 +30,16 @@ def default_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "packhorse"
 
 
-class CodeStore:
-    """Byte-bounded map from key text to object bytes.
+class FileStore:
+    """Byte-bounded folder of files, safe to share between the processes of one user.
 
-    `limit` is the largest total of entry bytes; the least recently used entries go first.
+    `limit` is the largest total of bytes; the least recently used files go first.
     """
 
-    def __init__(self, folder: Path | None = None, limit: int = 256 << 20) -> None:
-        self.folder = (folder or default_folder()) / "code"
+    suffix = ""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
         self.limit = limit
         self.hits = 0
         self.misses = 0
@@ -53,12 +55,57 @@ class CodeStore:
             return False
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise CompileError(
-                f"code cache {self.folder} is not a folder owned by this user; "
+                f"cache {self.folder} is not a folder owned by this user; "
                 "set PACKHORSE_CACHE_DIR to one that is"
             )
         if stat.S_IMODE(found.st_mode) & 0o022:
             self.folder.chmod(0o700)
         return True
+
+    def entries(self) -> list[Path]:
+        """Files of the store, least recently used first."""
+        if not self._usable:
+            return []
+        found = [(p.stat().st_mtime_ns, p) for p in self.folder.glob(f"*{self.suffix}")]
+        return [path for _, path in sorted(found)]
+
+    def size(self) -> int:
+        """Bytes the entries take."""
+        return sum(path.stat().st_size for path in self.entries())
+
+    def clear(self) -> int:
+        """Remove every entry; returns how many there were."""
+        removed = self.entries()
+        for path in removed:
+            path.unlink(missing_ok=True)
+        return len(removed)
+
+    def _evict(self) -> None:
+        with self._lock:
+            sizes = [(path, path.stat().st_size) for path in self.entries()]
+            excess = sum(size for _, size in sizes) - self.limit
+            for path, size in sizes:
+                if excess <= 0:
+                    break
+                path.unlink(missing_ok=True)
+                self.evictions += 1
+                excess -= size
+
+    def _count(self, counter: str) -> None:
+        with self._lock:
+            setattr(self, counter, getattr(self, counter) + 1)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}{self.suffix}"
+
+
+class CodeStore(FileStore):
+    """Map from key text to object bytes."""
+
+    suffix = ".code"
+
+    def __init__(self, folder: Path | None = None, limit: int = 256 << 20) -> None:
+        super().__init__((folder or default_folder()) / "code", limit)
 
     def get(self, key: str) -> bytes | None:
         """Object bytes for `key`, or None; a torn or foreign entry counts as absent."""
@@ -92,42 +139,6 @@ class CodeStore:
         except OSError:
             return
         self._evict()
-
-    def entries(self) -> list[Path]:
-        """Files of the store, least recently used first."""
-        if not self._usable:
-            return []
-        found = [(p.stat().st_mtime_ns, p) for p in self.folder.glob("*.code")]
-        return [path for _, path in sorted(found)]
-
-    def size(self) -> int:
-        """Bytes the entries take."""
-        return sum(path.stat().st_size for path in self.entries())
-
-    def clear(self) -> int:
-        """Remove every entry; returns how many there were."""
-        removed = self.entries()
-        for path in removed:
-            path.unlink(missing_ok=True)
-        return len(removed)
-
-    def _evict(self) -> None:
-        with self._lock:
-            sizes = [(path, path.stat().st_size) for path in self.entries()]
-            excess = sum(size for _, size in sizes) - self.limit
-            for path, size in sizes:
-                if excess <= 0:
-                    break
-                path.unlink(missing_ok=True)
-                self.evictions += 1
-                excess -= size
-
-    def _count(self, counter: str) -> None:
-        with self._lock:
-            setattr(self, counter, getattr(self, counter) + 1)
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.code"
 
 
 def _encode(key: str, code: bytes) -> bytes:

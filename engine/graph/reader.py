@@ -55,6 +55,7 @@ def read(source: str | Path | bytes) -> Graph:
     _check_schemas(model, initialisers, sparse, where)
     graph = Converter(model, TensorReader(external), where).convert(initialisers, sparse)
     graph.name = graph.name or name
+    graph.external = external is not None and external.used
     return graph
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from engine.explanation import Explanation, Operation, PassNote
 from engine.graph.ir import Graph, Node, Value
 from engine.graph.passes import PassReport
-from engine.plan.interpreted import Control, Fallback
-from engine.plan.segments import Plan, Segment, every
+from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.segments import Plan, Segment
 from engine.plan.tensor import Space
 
 

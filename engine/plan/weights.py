@@ -1,40 +1,54 @@
-"""Weights in one block of memory: packed once at load, read by every program of the session."""
+"""Weights in one block of memory, read by every program of a session."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.plan.tensor import Buffer
 from engine.runtime.memory import Block
 
-_ALIGNMENT = 64
+if TYPE_CHECKING:
+    from engine.plan.tensor import Buffer
+
+_ALIGNMENT: Final = 64
 
 
 class WeightMemory:
-    """Copies the buffers' content side by side; equal content is kept once.
+    """A block of `size` bytes; `address` is where it begins."""
 
-    `offsets` gives the byte offset of a buffer by its index; `size` counts the bytes in use.
-    """
-
-    def __init__(self, buffers: Sequence[Buffer]) -> None:
-        self.offsets: dict[int, int] = {}
-        places: dict[int, int] = {}
-        size = 0
-        for buffer in buffers:
-            assert buffer.data is not None
-            key = id(buffer.data)
-            if key not in places:
-                places[key] = size
-                size += -(-max(1, buffer.data.nbytes) // _ALIGNMENT) * _ALIGNMENT
-            self.offsets[buffer.index] = places[key]
+    def __init__(self, size: int) -> None:
         self.size = size
         self._block = Block(size)
         self.address = self._block.address
-        memory = self._block.array()
-        for buffer in buffers:
-            assert buffer.data is not None
-            start = self.offsets[buffer.index]
-            content = np.ascontiguousarray(buffer.data).reshape(-1).view(np.uint8)
-            memory[start : start + content.size] = content
+
+    def array(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        """The bytes in use."""
+        return self._block.array()[: self.size]
+
+
+def gather(buffers: Sequence[Buffer]) -> tuple[WeightMemory, dict[int, int]]:
+    """Move the buffers' content into one block, equal content once, and let go of the originals.
+
+    The second result gives the byte offset of a buffer by its index.
+    """
+    offsets: dict[int, int] = {}
+    places: dict[int, int] = {}
+    size = 0
+    for buffer in buffers:
+        assert buffer.data is not None
+        key = id(buffer.data)
+        if key not in places:
+            places[key] = size
+            size += -(-max(1, buffer.data.nbytes) // _ALIGNMENT) * _ALIGNMENT
+        offsets[buffer.index] = places[key]
+    weights = WeightMemory(size)
+    memory = weights.array()
+    for buffer in buffers:
+        data = buffer.data
+        assert data is not None
+        start = offsets[buffer.index]
+        memory[start : start + data.nbytes] = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        buffer.data = None
+    return weights, offsets

@@ -1,0 +1,46 @@
+"""What the offline phase makes of a model: all that a session needs, and nothing of the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.explanation import Explanation
+from engine.graph.dims import Dim
+from engine.graph.ir import Value
+from engine.plan.binding import Sealed
+from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.weights import WeightMemory
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A model after the offline phase, for one instruction set and number of threads.
+
+    `guards` are pairs of dims that must be equal, each with what to say where they are not;
+    `batching` tells whether rows are independent and why, `external` whether constants came from
+    files beside the model.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    segments: list[Sealed | Fallback | Control]
+    guards: tuple[tuple[Dim, Dim, str], ...]
+    explanation: Explanation
+    batching: tuple[bool, str]
+    external: bool
+    weights: WeightMemory
+
+    def programs(self) -> list[Sealed]:
+        """Every native program, those of subgraphs too."""
+        return [segment for segment in every(self.segments) if isinstance(segment, Sealed)]
+
+    @property
+    def fallbacks(self) -> int:
+        """Segments that Python runs."""
+        return sum(not isinstance(segment, Sealed) for segment in every(self.segments))
+
+    @property
+    def storable(self) -> bool:
+        """Whether it can be kept on disk: native throughout, and made from one file."""
+        return not self.external and all(isinstance(s, Sealed) for s in self.segments)
