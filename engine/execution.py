@@ -11,6 +11,7 @@ import numpy as np
 from engine.graph.ir import Graph, Value
 from engine.plan.binding import Sealed
 from engine.plan.interpreted import Control, Fallback
+from engine.plan.weights import WeightMemory
 from engine.runner import Runner
 from engine.runtime.gang import Gang
 
@@ -22,7 +23,11 @@ class Executor:
     """The segments of a plan, ready to run; reentrant."""
 
     def __init__(
-        self, segments: Sequence[Sealed | Fallback | Control], gang: Gang, weights: int, model: str
+        self,
+        segments: Sequence[Sealed | Fallback | Control],
+        gang: Gang,
+        weights: WeightMemory,
+        model: str,
     ) -> None:
         self.steps: list[Runner | Fallback | tuple[Control, dict[str, Executor]]] = []
         for segment in segments:

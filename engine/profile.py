@@ -30,12 +30,13 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     Each round runs the whole program, so caches are as in use. Raises ValueError where the model
     has fallback segments.
     """
-    runner = session._executor.single
-    if runner is None:
+    direct = session._direct
+    if direct is None:
         raise ValueError(f"{session.name} is not one native segment; see explain()")
-    values, sizes = session._enter(inputs, None)
+    runner = direct.runner
+    arrays, sizes = session._arguments.accept(inputs)
     ready = runner.bind(sizes)
-    slot, results = runner.prepare(ready, [values[id(v)] for v in runner.program.inputs])
+    slot, results = runner.prepare(ready, direct.reads(arrays))
     bound, job = ready.bound, slot.job
     block, scratch = Block(bound.arena), Block(64 << 20, huge=False)
     job.bases[0] = block.address

@@ -16,7 +16,9 @@ from engine import cpu
 from engine.codegen.abi import STATUS_TEXT, Status
 from engine.errors import InputError, RunError
 from engine.graph.dims import DimError
+from engine.graph.ir import Value
 from engine.plan.binding import Bound, Sealed
+from engine.plan.weights import WeightMemory
 from engine.runtime.gang import Gang, Job
 from engine.runtime.layout import Gang as GangLayout
 from engine.runtime.memory import address
@@ -63,7 +65,12 @@ class Runner:
     """A native segment with its bound programs, the least recently used of which go first."""
 
     def __init__(
-        self, program: Sealed, gang: Gang, weights: int, model: str, limit: int = _BOUND_BYTES
+        self,
+        program: Sealed,
+        gang: Gang,
+        weights: WeightMemory,
+        model: str,
+        limit: int = _BOUND_BYTES,
     ) -> None:
         self.program = program
         self.gang = gang
@@ -157,7 +164,7 @@ class Runner:
     def _new_slot(self, bound: Bound) -> Slot:
         job = Job(bound.operations, bound.count, bound.parameters, self._bases, self.gang.threads)
         slot = Slot(job)
-        slot.bases[1] = self.weights
+        slot.bases[1] = self.weights.address
         return slot
 
     def check(self, status: int) -> None:
@@ -212,3 +219,37 @@ class Runner:
             ready.idle.append(slot)
         if status:
             self.check(status)
+
+
+class Direct:
+    """The way of a model that is one native segment: from its inputs to its outputs by position."""
+
+    def __init__(
+        self, runner: Runner, inputs: Sequence[int], outputs: Sequence[tuple[str, int]]
+    ) -> None:
+        self.runner = runner
+        self._inputs = inputs
+        self._outputs = outputs
+
+    @classmethod
+    def of(
+        cls, runner: Runner | None, inputs: Sequence[Value], outputs: Sequence[Value]
+    ) -> Direct | None:
+        """The direct way, None where an output is an input, a constant or known from sizes."""
+        if runner is None:
+            return None
+        made = {id(value): place for place, value in enumerate(runner.program.outputs)}
+        if {id(value) for value in outputs} != made.keys() or len(outputs) != len(made):
+            return None
+        places = {id(value): place for place, value in enumerate(inputs)}
+        reads = [places[id(value)] for value in runner.program.inputs]
+        return cls(runner, reads, [(value.name, made[id(value)]) for value in outputs])
+
+    def reads(self, arrays: Sequence[Array]) -> list[Array]:
+        """Arrays of the program's inputs out of those of the model's."""
+        return [arrays[place] for place in self._inputs]
+
+    def named(self, results: Sequence[Array], wanted: Sequence[str] | None) -> dict[str, Array]:
+        """Outputs by name; all, or those that are wanted."""
+        found = {name: results[place] for name, place in self._outputs}
+        return found if wanted is None else {name: found[name] for name in wanted}

@@ -12,12 +12,13 @@ import numpy as np
 from engine.codegen.compiler import Compiler
 from engine.codegen.store import CodeStore
 from engine.codegen.target import Target, select
-from engine.errors import InputError
+from engine.errors import InputError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
-from engine.graph.dims import DimError
 from engine.plan.prepared import Prepared
 from engine.plan.store import PlanStore, plan_key, renamed
+from engine.plan.weights import WeightMemory
+from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
 
@@ -63,15 +64,16 @@ class Session:
         self.outputs: tuple[TensorSpec, ...] = tuple(map(specify, prepared.outputs))
         self.batch_axis, self.batch_reason = prepared.batching
         self._inputs, self._outputs = prepared.inputs, prepared.outputs
-        self._arguments = Arguments(self.name, prepared.inputs)
-        self._guards = prepared.guards
+        self._arguments = Arguments(self.name, prepared.inputs, prepared.guards)
         self._explanation = prepared.explanation
         self._pool = pool
         self._gang = gang
         self._weights = prepared.weights
-        self._executor = Executor(prepared.segments, gang, self._weights.address, self.name)
+        self._executor = Executor(prepared.segments, gang, self._weights, self.name)
+        self._direct = Direct.of(self._executor.single, self._inputs, self._outputs)
         self._fallbacks = prepared.fallbacks
         self._runs = 0
+        self._closed = False
 
     def run(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None
@@ -81,9 +83,14 @@ class Session:
         The GIL is released while kernels run. Raises InputError for arrays that do not fit the
         model, RunError where the model itself fails on them.
         """
-        values, sizes = self._enter(inputs, outputs)
-        self._executor.run(values, sizes)
-        return self._leave(values, sizes, outputs)
+        if outputs is not None:
+            self._check(outputs)
+        arrays, sizes = self._arguments.accept(inputs)
+        self._runs += 1
+        direct = self._direct
+        if direct is not None:
+            return direct.named(direct.runner.run(sizes, direct.reads(arrays)), outputs)
+        return self._interpret(arrays, sizes, outputs)
 
     async def run_async(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None
@@ -92,38 +99,36 @@ class Session:
 
         A model with several segments runs in a worker thread instead.
         """
-        only = self._executor.single
-        if only is None:
+        direct = self._direct
+        if direct is None:
             import asyncio
 
             return await asyncio.to_thread(self.run, inputs, outputs)
-        values, sizes = self._enter(inputs, outputs)
-        results = await only.run_async(sizes, [values[id(v)] for v in only.program.inputs])
-        values.update(zip(map(id, only.program.outputs), results, strict=True))
-        return self._leave(values, sizes, outputs)
-
-    def _enter(
-        self, inputs: Mapping[str, Any], outputs: Sequence[str] | None
-    ) -> tuple[Values, dict[str, int]]:
         if outputs is not None:
-            known = [spec.name for spec in self.outputs]
-            for name in outputs:
-                if name not in known:
-                    raise InputError(
-                        f"{self.name}: there is no output {name!r}; outputs are {', '.join(known)}"
-                    )
-        arrays = dict(inputs)
-        sizes = self._arguments.sizes(arrays)
-        try:
-            for left, right, message in self._guards:
-                if not (left.symbols | right.symbols) <= sizes.keys():
-                    continue
-                if left.evaluate(sizes) != right.evaluate(sizes):
-                    raise InputError(f"{self.name}: {message}")
-        except DimError as error:
-            raise InputError(f"{self.name}: {error}") from error
+            self._check(outputs)
+        arrays, sizes = self._arguments.accept(inputs)
         self._runs += 1
-        return {id(v): arrays[v.name] for v in self._inputs}, sizes
+        results = await direct.runner.run_async(sizes, direct.reads(arrays))
+        return direct.named(results, outputs)
+
+    def _check(self, outputs: Sequence[str]) -> None:
+        known = [spec.name for spec in self.outputs]
+        for name in outputs:
+            if name not in known:
+                raise InputError(
+                    f"{self.name}: there is no output {name!r}; outputs are {', '.join(known)}"
+                )
+
+    def _interpret(
+        self, arrays: list[Any], known: Mapping[str, int], outputs: Sequence[str] | None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Run segment by segment."""
+        if self._closed:
+            raise RunError(f"{self.name} was closed; load it again")
+        values: Values = {id(v): array for v, array in zip(self._inputs, arrays, strict=True)}
+        sizes = dict(known)
+        self._executor.run(values, sizes)
+        return self._leave(values, sizes, outputs)
 
     def _leave(
         self, values: Values, sizes: Mapping[str, int], outputs: Sequence[str] | None
@@ -167,7 +172,10 @@ class Session:
 
     def close(self) -> None:
         """Release programs and weights once the runs in flight have ended."""
-        self._executor = Executor([], self._gang, 0, self.name)
+        self._closed = True
+        self._direct = None
+        self._weights = WeightMemory(0)
+        self._executor = Executor([], self._gang, self._weights, self.name)
 
 
 def load(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from engine.errors import InputError
-from engine.graph.dims import Dim
+from engine.graph.dims import Dim, DimError
 from engine.graph.ir import Value
+
+_KNOWN_SHAPES: Final = 4096
+"""Combinations of input shapes whose sizes are remembered."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,66 @@ def specify(value: Value) -> TensorSpec:
 
 
 class Arguments:
-    """Checks the arrays of a request against the model's inputs and reads off the sizes."""
+    """Checks the arrays of a request against the model's inputs and reads off the sizes.
 
-    def __init__(self, model: str, inputs: tuple[Value, ...]) -> None:
+    `guards` are pairs of dims that must be equal, each with what to say where they are not. Shapes
+    that passed once are known from then on.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        inputs: tuple[Value, ...],
+        guards: tuple[tuple[Dim, Dim, str], ...] = (),
+    ) -> None:
         self._model = model
         self._values = {value.name: value for value in inputs}
+        self._guards = guards
+        self._expected = tuple((value.name, value.dtype) for value in inputs)
+        self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
 
-    def sizes(self, arrays: dict[str, Any]) -> dict[str, int]:
-        """Size of every symbol; makes `arrays` C-contiguous in place.
+    def accept(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, int]]:
+        """C-contiguous arrays in the order of the model's inputs, and the size of every symbol.
 
-        Raises InputError that names the input and what it should be.
+        The sizes are shared between calls. Raises InputError that names the input and what it
+        should be.
         """
+        if len(inputs) == len(self._expected):
+            arrays, shapes = [], []
+            for name, dtype in self._expected:
+                array = inputs.get(name)
+                if (
+                    array.__class__ is not np.ndarray
+                    or array.dtype is not dtype
+                    or not array.flags.c_contiguous
+                ):
+                    break
+                arrays.append(array)
+                shapes.append(array.shape)
+            else:
+                known = self._known.get(tuple(shapes))
+                if known is not None:
+                    return arrays, known
+        return self._checked(dict(inputs))
+
+    def _checked(self, arrays: dict[str, Any]) -> tuple[list[Any], dict[str, int]]:
+        sizes = self._sizes(arrays)
+        try:
+            for left, right, message in self._guards:
+                if not (left.symbols | right.symbols) <= sizes.keys():
+                    continue
+                if left.evaluate(sizes) != right.evaluate(sizes):
+                    raise InputError(f"{self._model}: {message}")
+        except DimError as error:
+            raise InputError(f"{self._model}: {error}") from error
+        ordered = [arrays[name] for name in self._values]
+        if len(self._known) >= _KNOWN_SHAPES:
+            self._known.clear()
+        self._known[tuple(array.shape for array in ordered)] = sizes
+        return ordered, sizes
+
+    def _sizes(self, arrays: dict[str, Any]) -> dict[str, int]:
+        """Size of every symbol; makes `arrays` C-contiguous in place."""
         if arrays.keys() != self._values.keys():
             self._refuse_names(arrays)
         sizes: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """Binding natively: evaluate dims, fill parameter words, lay out the arena, fill operations.
 
 One kernel for all programs, called as ``bind(block, parameters, -, threads)``: `block` is laid
-out by `engine.runtime.layout.Bind`, `parameters` holds a copy of the program's template. Status 1:
-a dim has no value, or none that fits 64 bits.
+out by `engine.runtime.layout.Bind`, `parameters` holds a copy of the program's template. Returns
+a `BindStatus`.
 
 Buffers are placed greedily by size, best fit: largest first, each into the smallest gap among the
 placed buffers whose lifetimes overlap its own (Pisarchyk and Lee, Efficient Memory Management for
@@ -21,7 +21,7 @@ from engine.codegen.abi import Layout
 from engine.codegen.builder import F32, I1, I32, I64, PTR, KernelBuilder, Operand, Val, Variable
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
-from engine.runtime.layout import INSTRUCTION_WORDS, Bind, DimOperation, Op
+from engine.runtime.layout import INSTRUCTION_WORDS, Bind, BindStatus, DimOperation, Op
 
 ALIGNMENT: Final = 64
 """Bytes; the arena's buffers start on cache lines."""
@@ -100,7 +100,7 @@ def _scaled_floor(k: Binder, a: Val, bits: Val) -> Val:
 
 
 def _evaluate(k: Binder) -> None:
-    """Run the register code; return 1 where a value does not exist."""
+    """Run the register code; return where a value does not exist or a length is negative."""
     code, registers = k.array(Bind.CODE), k.array(Bind.REGISTERS)
     first, bad = k.number(Bind.SYMBOLS), k.variable(k.const(0))
     rules: dict[DimOperation, Callable[[Val, Val, Val], Val]] = {
@@ -124,10 +124,15 @@ def _evaluate(k: Binder) -> None:
                     with k.when(operation.equals(kind)):
                         registers[first + i] = rule(a, b, c)
     results, values = k.array(Bind.RESULTS), k.array(Bind.VALUES)
+    dynamic, negative = k.number(Bind.DYNAMIC_COUNT), k.variable(k.const(0))
     with k.loop(0, k.number(Bind.RESULT_COUNT)) as i:
-        values[i] = registers[results[i]]
+        value = registers[results[i]]
+        values[i] = value
+        k.flag((value < 0) & (i >= dynamic), negative)
     with k.when(bad.get().differs(0)):
-        k.ret(1)
+        k.ret(BindStatus.NO_VALUE)
+    with k.when(negative.get().differs(0)):
+        k.ret(BindStatus.NEGATIVE)
 
 
 def _sort(k: Binder, sizes: _Array) -> None:

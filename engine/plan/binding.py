@@ -18,7 +18,7 @@ from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import DimError
 from engine.graph.ir import Value
 from engine.plan.dim_code import DimCode
-from engine.runtime.layout import Bind, Op
+from engine.runtime.layout import Bind, BindStatus, Op
 from engine.runtime.memory import address, words
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
@@ -178,14 +178,9 @@ class Sealed:
                 self._registers[: len(given)] = given
             except OverflowError:
                 raise DimError(f"sizes {given} exceed 64 bits") from None
-            if self._native(self._block_address, address(parameters), 0, threads):
-                self._refuse(given)
-            # A window larger than its input leaves a negative length behind.
-            if int(self._values[len(self.dynamic_at) :].min(initial=0)) < 0:
-                raise DimError(
-                    f"with sizes {given} an axis inside the model has a negative length; "
-                    "a window is larger than what it slides over"
-                )
+            status = self._native(self._block_address, address(parameters), 0, threads)
+            if status:
+                self._refuse(given, status)
             arena, estimate = int(block[Bind.ARENA // 8]), int(block[Bind.ESTIMATE // 8])
             shapes = self._values[self._shapes_at :].tolist()
         inline = threads == 1 or estimate < _INLINE_NS
@@ -197,7 +192,13 @@ class Sealed:
         placed: list[int] = self._keep[Bind.OFFSETS].tolist()
         return placed
 
-    def _refuse(self, sizes: Sequence[int]) -> None:
+    def _refuse(self, sizes: Sequence[int], status: int) -> None:
+        if status == BindStatus.NEGATIVE:
+            # A window larger than its input leaves a negative length behind.
+            raise DimError(
+                f"with sizes {list(sizes)} an axis inside the model has a negative length; "
+                "a window is larger than what it slides over"
+            )
         self.code.evaluate(sizes)
         raise DimError(f"with sizes {list(sizes)} a tensor would need more than 63 bits of address")
 

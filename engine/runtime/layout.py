@@ -94,6 +94,14 @@ class DimOperation(IntEnum):
 INSTRUCTION_WORDS: Final = 4
 
 
+class BindStatus(IntEnum):
+    """What binding returns: a dim may have no value in 64 bits, a length may be negative."""
+
+    BOUND = 0
+    NO_VALUE = 1
+    NEGATIVE = 2
+
+
 class Bind:
     """What binding a program reads and writes; see `engine.kernels.bind`.
 

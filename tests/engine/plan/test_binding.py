@@ -218,6 +218,14 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         program([], [], dynamic=[symbol("q")])
 
 
+def test_negative_lengths_are_refused() -> None:
+    n = symbol("n")
+    for sealed in (program([(n - 5, Dim.of(1))], [0]), program([], [], shape=[n - 5])):
+        assert bind(sealed, 5).count == len(sealed.steps)
+        with pytest.raises(DimError, match="negative length"):
+            bind(sealed, 4)
+
+
 def operations(bound: Bound) -> list[dict[str, int]]:
     table = bound.operations.reshape(bound.count, Op.WORDS)
     fields = ("FUNCTION", "PARAMETERS", "ITEMS", "GRAIN", "WAIT", "GROUP", "RANGE")
