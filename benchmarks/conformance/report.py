@@ -110,7 +110,7 @@ def _fallbacks(results: list[Result]) -> Iterator[str]:
     reasons: Counter[str] = Counter()
     for result in results:
         if result.status == FALLBACK:
-            reasons.update(dict.fromkeys(result.ours.fallbacks))
+            reasons.update(set(result.ours.fallbacks))
     if reasons:
         yield from ("", "## Why tests fall back", "")
         yield f"The {_REASONS_SHOWN} most frequent reasons, with the number of tests."

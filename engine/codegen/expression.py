@@ -19,6 +19,7 @@ import llvmlite.ir as ir
 import numpy as np
 
 from engine.codegen.builder import I1, TYPES, KernelBuilder, Val
+from engine.codegen.halves import HALVES
 from engine.codegen.scalar_operations import OPERATIONS
 
 Payload = int | str | None
@@ -223,6 +224,8 @@ def never_nan(expr: Expr) -> bool:
 
 def _keeps_values(source: str, target: str) -> bool:
     """Whether every value of `source` is one of `target`."""
+    if source in HALVES or target in HALVES:
+        return source == target or (source in HALVES and target in FLOATS)
     return bool(np.can_cast(source, target, "safe")) and (source, target) not in _ROUNDED
 
 

@@ -1,7 +1,8 @@
 """The expression of every element-wise ONNX operator.
 
 `from_node` answers with an expression whose input ``i`` is the node's input ``i``, or with the
-reason why there is none. Constants of one element become part of the expression.
+reason why there is none. Constants of one element become part of the expression. 16-bit floats are
+computed with in float32 and each operator's result is rounded, as its data type says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 from engine.codegen.builder import TYPES
 from engine.codegen.expression import FLOATS, Expr
+from engine.codegen.halves import HALVES
 from engine.codegen.scalar_operations import FLOAT32_ONLY
 from engine.graph.ir import Node, Value
 
@@ -33,6 +35,8 @@ def from_node(node: Node) -> Expr | str:
         operands = [_operand(node, i, value) for i, value in enumerate(node.inputs)]
         result = rule(node, operands)
         produced = node.outputs[0].dtype
+        if produced is not None and produced.name in HALVES:
+            result = result.cast(produced.name)
         if produced is not None and result.dtype != produced.name:
             raise NoExpressionError(f"its result is {result.dtype}, not {produced.name}")
         for part in result.nodes():
@@ -53,9 +57,10 @@ def _operand(node: Node, index: int, value: Value | None) -> Expr:
     dtype = value.dtype.name
     if dtype not in TYPES:
         raise NoExpressionError(f"input {index} is {dtype}")
+    wide = "float32" if dtype in HALVES else dtype
     if value.data is not None and value.data.size == 1:
-        return Expr.constant(value.data.reshape(()).item(), dtype)
-    return Expr.input(index, dtype)
+        return Expr.constant(value.data.reshape(()).item(), wide)
+    return Expr.input(index, dtype).cast(wide)
 
 
 def _rule(*keys: str) -> Callable[[Rule], Rule]:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from engine.codegen import math
 from engine.codegen.builder import TYPES, KernelBuilder, Val, element, is_float
+from engine.codegen.halves import HALVES, narrow, widen
 from engine.codegen.math import like
 
 
@@ -201,6 +202,10 @@ def convert(k: KernelBuilder, x: Val, source: str, target: str) -> Val:
     Floats to integers truncate; NaN and what does not fit gives the most negative value of 32 or 64
     bits, narrower integers take the low bits of the 32-bit result. Anything but zero is true.
     """
+    if source in HALVES:
+        return convert(k, widen(k, x, source), "float32", target)
+    if target in HALVES:
+        return narrow(k, convert(k, x, source, "float32"), target)
     if target == "bool":
         return x.differs(0)
     kind = like(x.type, TYPES[target])

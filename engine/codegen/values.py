@@ -24,12 +24,20 @@ TYPES = {
     "uint16": I16,
     "uint8": I8,
     "bool": I8,
+    "float16": I16,
+    "bfloat16": I16,
 }
 """How each numpy data type is stored; signedness is the operation's business."""
 
 SIGNATURE = ir.FunctionType(I64, [PTR, PTR, I64, I64])
 Operand = Any
 """A `Val`, or a Python number that becomes a constant of the other operand's type."""
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes of an element in memory."""
+    kind = TYPES[dtype]
+    return 8 if kind == F64 else 4 if kind == F32 else int(kind.width) // 8
 
 
 def element(kind: Any) -> Any:

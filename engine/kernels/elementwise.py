@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from engine.codegen.abi import Layout
 from engine.codegen.builder import PTR, TYPES, KernelBuilder, Val
 from engine.codegen.expression import Expr, emit_all, lanes_of
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
+from engine.codegen.values import element_bytes
 from engine.kernels.odometer import axis_names, decode
 
 TILE: Final = 4096
@@ -47,7 +46,7 @@ class _Operand:
 
     @property
     def itemsize(self) -> int:
-        return int(np.dtype(self.dtype).itemsize)
+        return element_bytes(self.dtype)
 
 
 def _expressions(options: Options) -> list[Expr]:
@@ -79,7 +78,7 @@ def _layout(options: Options) -> Layout:
 def lanes_for(target: Target, expressions: Sequence[Expr]) -> int:
     """Lanes of the kernel's vectors: those of the widest data type that takes part."""
     used = {node.dtype for expr in expressions for node in expr.nodes()}
-    return target.lanes(max(np.dtype(dtype).itemsize for dtype in used))
+    return target.lanes(max(map(element_bytes, used)))
 
 
 class _Generator:

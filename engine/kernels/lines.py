@@ -8,9 +8,9 @@ from engine.codegen.abi import Layout, Status
 from engine.codegen.builder import I64, TYPES, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
+from engine.codegen.values import element_bytes
 from engine.kernels.odometer import segments
 from engine.kernels.runs import copy_run, fill_run, integer, splat_pattern
-from engine.kernels.selection import element_bytes
 
 CUMSUM_TYPES: Final = ("float32", "float64", "int32", "int64", "uint32", "uint64")
 

@@ -12,10 +12,10 @@ from engine.codegen.abi import Layout
 from engine.codegen.builder import I64, TYPES, KernelBuilder, Val, is_float
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
+from engine.codegen.values import element_bytes
 from engine.kernels.gather import checked_index, element_offset
 from engine.kernels.odometer import axis_names, segments
 from engine.kernels.runs import copy_run, integer, move
-from engine.kernels.selection import element_bytes
 
 CHUNK_ELEMENTS: Final = 1024
 """Work items of ``scatter`` are split at this many elements of a row."""

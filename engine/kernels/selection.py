@@ -14,6 +14,7 @@ from engine.codegen.abi import Layout, Status
 from engine.codegen.builder import I64, PTR, TYPES, KernelBuilder, Val, is_float
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
+from engine.codegen.values import element_bytes
 from engine.kernels.odometer import segments
 from engine.kernels.runs import integer
 
@@ -29,12 +30,6 @@ DTYPES: Final = (
     "uint32",
     "uint64",
 )
-
-
-def element_bytes(dtype: str) -> int:
-    """Bytes of an element of one of `DTYPES`."""
-    kind = TYPES[dtype]
-    return 8 if dtype == "float64" else 4 if dtype == "float32" else int(kind.width) // 8
 
 
 def arg_lanes(target: Target, dtype: str) -> int:

@@ -6,6 +6,7 @@ from engine.graph.passes.dead_code import dead_code
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
 from engine.graph.passes.functions import functions
 from engine.graph.passes.gelu import gelu
+from engine.graph.passes.halves import halves
 from engine.graph.passes.hard_activations import hard_activations
 from engine.graph.passes.identities import identities
 from engine.graph.passes.layer_norm import layer_norm
@@ -17,6 +18,7 @@ from engine.graph.passes.transposes import transposes
 
 CANONICAL: tuple[Pass, ...] = (
     opset_upgrade,
+    halves,
     functions,
     constant_folding,
     identities,
@@ -48,6 +50,7 @@ __all__ = [
     "fold_batchnorm",
     "functions",
     "gelu",
+    "halves",
     "hard_activations",
     "identities",
     "layer_norm",
