@@ -27,6 +27,7 @@ def prepare(
     target: Target,
     threads: int,
     report: Callable[[str], None],
+    winograd: bool = True,
 ) -> Prepared:
     """Read, optimise, plan and pack a model; `report` is told when planning begins.
 
@@ -41,7 +42,7 @@ def prepare(
     guards = infer(graph)
     report("planning")
     try:
-        made = plan(graph, target, threads)
+        made = plan(graph, target, threads, winograd)
         record.finish(graph, reports, made)
         _release(graph, made.segments)
         weights, offsets = gather(made.weights)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from engine.codegen.compiler import Compiler
 from engine.codegen.store import CodeStore
 from engine.codegen.target import Target, select
-from engine.errors import InputError, RunError
+from engine.errors import EngineError, InputError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
 from engine.plan.prepared import Prepared
@@ -34,7 +36,6 @@ class Pool:
     def __init__(self, target: Target, folder: Path | None) -> None:
         self.compiler = Compiler(target, CodeStore(folder), usable(None))
         self.plans = PlanStore(folder)
-        self.native = Native(self.compiler)
         self.gangs: dict[int, Gang] = {}
 
     @classmethod
@@ -46,6 +47,17 @@ class Pool:
             if key not in cls._pools:
                 cls._pools[key] = cls(target, folder)
             return cls._pools[key]
+
+    @cached_property
+    def native(self) -> Native:
+        """The runtime's own kernels; compiled at first use."""
+        return Native(self.compiler)
+
+    def start(self) -> None:
+        """Compile the runtime's own kernels; what goes wrong is told when they are used."""
+        with suppress(EngineError, OSError):
+            self.compiler.functions([BIND])
+            _ = self.native
 
     def gang(self, threads: int) -> Gang:
         """The gang of `threads` threads."""
@@ -72,6 +84,11 @@ class Session:
         self._executor = Executor(prepared.segments, gang, self._weights, self.name)
         self._direct = Direct.of(self._executor.single, self._inputs, self._outputs)
         self._fallbacks = prepared.fallbacks
+        if self._fallbacks:
+            from engine.runtime.blas import limit_blas_threads
+
+            # numpy's products must not compete with the gang.
+            limit_blas_threads(1)
         self._runs = 0
         self._closed = False
 
@@ -185,14 +202,16 @@ def load(
     isa: str | None = None,
     cache_dir: str | Path | None = None,
     progress: Report | None = None,
+    winograd: bool = True,
 ) -> Session:
     """Load an ONNX model from a file or its bytes.
 
     `threads` is the number of threads a run may use (None: what affinity and control groups allow),
     `isa` masks CPU features (``baseline``, ``avx2``, ``avx512``; None: the strongest here),
     `cache_dir` keeps compiled code and prepared models (None: ``PACKHORSE_CACHE_DIR``, else the
-    user's cache folder), `progress` is called as loading proceeds. Raises ModelError for a model
-    that cannot be run and CompileError where code cannot be generated.
+    user's cache folder), `progress` is called as loading proceeds, `winograd` admits minimal
+    filtering for 3x3 convolutions, which rounds differently. Raises ModelError for a model that
+    cannot be run and CompileError where code cannot be generated.
     """
 
     def report(stage: str, done: int = 0, total: int = 1) -> None:
@@ -201,14 +220,20 @@ def load(
 
     report("reading")
     pool = Pool.of(isa, Path(cache_dir) if cache_dir is not None else None)
-    compiler, gang = pool.compiler, pool.gang(usable(threads))
-    key = plan_key(source, compiler.target, gang.threads)
+    compiler, count = pool.compiler, usable(threads)
+    key = plan_key(source, compiler.target, count, winograd)
     prepared = pool.plans.get(key) if key is not None else None
     if prepared is None:
         # Reading and planning are large imports, which a model from the store does without.
         from engine.preparation import prepare, trim
 
-        prepared = prepare(source, compiler.target, gang.threads, report)
+        # Where nothing is compiled yet, the compiling processes start meanwhile.
+        starting = threading.Thread(target=pool.start)
+        starting.start()
+        try:
+            prepared = prepare(source, compiler.target, count, report, winograd)
+        finally:
+            starting.join()
         if key is not None:
             pool.plans.put(key, prepared)
         trim()
@@ -221,6 +246,7 @@ def load(
     )
     for program in programs:
         program.link(addresses)
-    session = Session(prepared, pool, gang)
+    session = Session(prepared, pool, pool.gang(count))
+    compiler.release()
     report("ready", 1, 1)
     return session

@@ -89,7 +89,9 @@ class PlanStore(FileStore):
         self._evict()
 
 
-def plan_key(source: str | Path | bytes, target: Target, threads: int) -> str | None:
+def plan_key(
+    source: str | Path | bytes, target: Target, threads: int, winograd: bool = True
+) -> str | None:
     """Key of a model, None where it is not to be kept: small, or no readable file."""
     model = _digest(source)
     if model is None:
@@ -98,7 +100,7 @@ def plan_key(source: str | Path | bytes, target: Target, threads: int) -> str | 
         f"model {model}",
         f"engine {_sources()}",
         f"{target.name} {target.triple} {target.cpu} {target.features}",
-        f"threads {threads}",
+        f"threads {threads} winograd {winograd}",
         f"numpy {np.__version__} onnx {_version('onnx')}",
     )
     return "\n".join(parts)

@@ -63,6 +63,12 @@ def test_error_is_bounded(isa: str, channels: int, outputs: int, height: int, wi
     assert np.abs(y - reference).max() <= 3e-5 * rms
 
 
+def test_it_can_be_turned_off() -> None:
+    content, _ = model(32, 40)
+    kernels = {op.kernel for op in engine.load(content, winograd=False).explain().operations}
+    assert not any("winograd" in kernel for kernel in kernels)
+
+
 def test_an_image_alone_gives_the_bytes_it_gives_in_a_batch() -> None:
     content, _ = model(32, 40)
     session = engine.load(content, threads=2)
