@@ -17,6 +17,7 @@ from engine.codegen.target import Target, select
 from engine.errors import EngineError, InputError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
+from engine.plan.binding import BIND
 from engine.plan.prepared import Prepared
 from engine.plan.store import PlanStore, plan_key, renamed
 from engine.plan.weights import WeightMemory
@@ -56,8 +57,8 @@ class Pool:
     def start(self) -> None:
         """Compile the runtime's own kernels; what goes wrong is told when they are used."""
         with suppress(EngineError, OSError):
-            self.compiler.functions([BIND])
             _ = self.native
+            self.compiler.functions([BIND])
 
     def gang(self, threads: int) -> Gang:
         """The gang of `threads` threads."""

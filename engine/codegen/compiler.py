@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,8 @@ Report = Callable[[int, int], None]
 """Called with (kernels done, kernels in all)."""
 
 _ALONE: Final = 2
-"""Up to this many kernels are compiled in this process: starting another costs about as much."""
+"""Up to this many kernels are compiled in this process, unless other processes are at hand: to
+start one costs about as much."""
 
 
 @cache
@@ -62,6 +64,7 @@ class Compiler:
         self._trackers: list[Any] = []
         self._jit = llvm.create_lljit_compiler()
         self._lock = threading.Lock()
+        self._resting: list[_Worker] = []
 
     def key(self, spec: KernelSpec) -> str:
         """Everything that decides the kernel's bytes, as text."""
@@ -113,7 +116,8 @@ class Compiler:
 
         if report is not None:
             report(0, len(specs))
-        if len(specs) <= _ALONE or self.workers == 1:
+        alone = len(specs) <= _ALONE and not self._resting
+        if alone or self.workers == 1:
             for spec in specs:
                 finish(spec, emit(spec, self.target))
         else:
@@ -128,18 +132,21 @@ class Compiler:
         failures: list[BaseException] = []
 
         def feed() -> None:
+            worker = None
             try:
-                with _Worker(self.target) as worker:
-                    while not failures:
-                        with lock:
-                            if not queue:
-                                return
-                            spec = queue.pop()
-                        code = worker.compile(spec)
-                        with lock:
-                            finish(spec, code)
+                worker = self._worker()
+                while not failures:
+                    with lock:
+                        if not queue:
+                            break
+                        spec = queue.pop()
+                    code = worker.compile(spec)
+                    with lock:
+                        finish(spec, code)
             except BaseException as error:
                 failures.append(error)
+            if worker is not None:
+                self._resting.append(worker)
 
         threads = [threading.Thread(target=feed) for _ in range(min(self.workers, len(specs)))]
         for thread in threads:
@@ -148,6 +155,21 @@ class Compiler:
             thread.join()
         if failures:
             raise failures[0]
+
+    def _worker(self) -> _Worker:
+        """A compiling process: one that rests, or a new one."""
+        while self._resting:
+            worker = self._resting.pop()
+            if worker.is_alive:
+                return worker
+            worker.close()
+        return _Worker(self.target)
+
+    def release(self) -> None:
+        """End the processes that rest between compilations."""
+        with self._lock:
+            while self._resting:
+                self._resting.pop().close()
 
     def _link(self, spec: KernelSpec, code: bytes) -> None:
         builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
@@ -170,20 +192,24 @@ class _Worker:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-
-    def __enter__(self) -> _Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "engine.codegen.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(engine.__file__).parent.parent,
         )
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process can take requests."""
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """Let the process end."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
