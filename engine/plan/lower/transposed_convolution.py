@@ -77,7 +77,9 @@ def transposed_convolution(node: Node, low: Lowering) -> None:
     vectors = panel_vectors(data.shape[1], low.target)
     operands = [(access, low.read(value)) for access, value in extras]
     for phases in combinations(*axes):
-        taps = data[(slice(None), slice(None), *np.ix_(*(phase.taps for phase in phases)))]
+        taps = data
+        for axis, phase in enumerate(phases, 2):
+            taps = taps.take(np.array(phase.taps, np.int64), axis)
         matrix = np.moveaxis(taps, (0, 1), (-2, -1)).reshape(-1, data.shape[1])
         window = _output_window(y, phases, strides)
         start = x.offset
