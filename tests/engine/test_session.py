@@ -152,3 +152,41 @@ def test_sizes_beyond_the_memory_are_refused() -> None:
     session = engine.load(serialise([node], [tensor("x", ["n"])], ["y"], weights))
     with pytest.raises(engine.InputError, match="GiB for activations"):
         session.run({"x": np.zeros(1 << 10, np.float32)})
+
+
+def test_shapes_seen_before_are_checked_like_new_ones(session: engine.Session) -> None:
+    expected = session.run({"x": rows(5)})["y"]
+    np.testing.assert_array_equal(session.run({"x": rows(5)})["y"], expected)
+    np.testing.assert_array_equal(session.run({"x": rows(5).tolist()})["y"], expected)
+    with pytest.raises(engine.InputError, match="has data type >f4"):
+        session.run({"x": rows(5).astype(">f4")})
+    for wrong in ({"x": rows(5).astype(np.float64)}, {"z": rows(5)}, {"x": rows(5), "z": rows(5)}):
+        with pytest.raises(engine.InputError):
+            session.run(wrong)
+    with pytest.raises(engine.InputError, match="there is no output 'q'"):
+        session.run({"x": rows(5)}, ["q"])
+    np.testing.assert_array_equal(session.run({"x": np.repeat(rows(5), 2, 0)[::2]})["y"], expected)
+
+
+def test_outputs_keep_the_order_of_the_model() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["b"]),
+        helper.make_node("Neg", ["b"], ["a"]),
+        helper.make_node("Abs", ["x"], ["c"]),
+    ]
+    session = engine.load(serialise(nodes, [tensor("x", ["n"])], ["c", "a", "b"]))
+    x = np.array([-1, 2], np.float32)
+    results = session.run({"x": x})
+    assert list(results) == ["c", "a", "b"]
+    np.testing.assert_array_equal(results["a"], [0, -2])
+    np.testing.assert_array_equal(results["b"], [0, 2])
+    np.testing.assert_array_equal(results["c"], [1, 2])
+    assert list(session.run({"x": x}, ["b"])) == ["b"]
+
+
+def test_a_closed_session_refuses_to_run() -> None:
+    session = engine.load(chain(width=16, layers=1))
+    session.run({"x": rows(1)})
+    session.close()
+    with pytest.raises(engine.RunError, match="was closed"):
+        session.run({"x": rows(1)})
