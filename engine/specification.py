@@ -102,9 +102,10 @@ class Arguments:
         except DimError as error:
             raise InputError(f"{self._model}: {error}") from error
         ordered = [arrays[name] for name in self._values]
-        if len(self._known) >= _KNOWN_SHAPES:
-            self._known.clear()
-        self._known[tuple(array.shape for array in ordered)] = sizes
+        if all(isinstance(array, np.ndarray) for array in ordered):
+            if len(self._known) >= _KNOWN_SHAPES:
+                self._known.clear()
+            self._known[tuple(array.shape for array in ordered)] = sizes
         return ordered, sizes
 
     def _sizes(self, arrays: dict[str, Any]) -> dict[str, int]:

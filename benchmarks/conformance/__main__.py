@@ -66,6 +66,7 @@ def show(out: Console, results: list[Result]) -> None:
 
 def main(
     only: Annotated[str, typer.Option(help="Pattern of names or operators to run.")] = "",
+    names: Annotated[Path | None, typer.Option(help="File of names to run, one a line.")] = None,
     alone: Annotated[bool, typer.Option(help="Leave onnxruntime out.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per usable CPU.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds for a case, loading included.")] = 120,
@@ -81,6 +82,9 @@ def main(
     if only:
         chosen = re.compile(only)
         cases = [c for c in cases if chosen.search(c.name) or chosen.fullmatch(c.operator)]
+    if names is not None:
+        wanted = set(names.read_text().split())
+        cases = [c for c in cases if c.name in wanted]
     engines = ENGINES[:1] if alone else ENGINES
     results = run(cases, engines, folder / "code", workers or len(usable_cpus()), timeout, out)
     show(out, results)

@@ -114,7 +114,9 @@ def _generated(case: TestCase) -> list[DataSet]:
 
 
 def _array(item: Any) -> Any:
-    return numpy_helper.to_array(item) if isinstance(item, TensorProto) else item
+    if isinstance(item, TensorProto):
+        return numpy_helper.to_array(item)
+    return np.asarray(item) if isinstance(item, np.generic | bool | int | float) else item
 
 
 def _stored(folder: str, model: onnx.ModelProto) -> list[DataSet]:

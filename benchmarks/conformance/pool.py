@@ -116,6 +116,7 @@ def _serve(pipe: Connection, cases: list[Case], cache: Path) -> None:
     """Body of a worker process: job in, outcome out."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["ALLOW_RELEASED_ONNX_OPSET_ONLY"] = "0"  # onnxruntime then tries newer ones too
     faulthandler.enable()
     while (job := pipe.recv()) is not None:
         index, engine = job

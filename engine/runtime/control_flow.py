@@ -92,6 +92,32 @@ def run_scan(
     return [*states, *outputs]
 
 
+def run_old_scan(
+    inputs: Sequence[Any],
+    body: Body,
+    scanned: int,
+    directions: Sequence[int],
+    stacked: Sequence[tuple[tuple[int, ...], Any]],
+) -> list[Any]:
+    """As `run_scan`, for Scan before opset 9: over axis 1, apart for each element of axis 0.
+
+    Input 0 is None or the lengths of the sequences; what lies behind one is zero in the outputs.
+    """
+    values = [np.asarray(array) for array in inputs[1:]]
+    states = len(values) - scanned
+    longest = values[states].shape[1]
+    lengths = [longest] * len(values[states]) if inputs[0] is None else inputs[0]
+    zeros = [0] * max(scanned, len(stacked))
+    results: list[list[Any]] = []
+    for index, length in enumerate(lengths):
+        own = [v[index] if i < states else v[index][:length] for i, v in enumerate(values)]
+        outputs = run_scan(own, body, scanned, zeros[:scanned], directions, zeros, zeros, stacked)
+        missing = longest - int(length)
+        rows = [np.pad(o, [(0, missing)] + [(0, 0)] * (o.ndim - 1)) for o in outputs[states:]]
+        results.append([*outputs[:states], *rows])
+    return [np.stack(column) for column in zip(*results, strict=True)]
+
+
 def run_sequence_map(inputs: Sequence[Any], body: Body, count: int) -> list[Any]:
     """`count` sequences of the body's outputs, one element per element of the first input."""
     results: list[list[Any]] = [[] for _ in range(count)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.errors import ModelError, RunError
 from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
-from engine.runtime.control_flow import run_if, run_loop, run_scan, run_sequence_map
+from engine.runtime.control_flow import run_if, run_loop, run_old_scan, run_scan, run_sequence_map
 from engine.runtime.corrections import correction
 
 _OWN: dict[str, Callable[..., Any]] = {"Silu": lambda x: x / (1 + np.exp(-x))}
@@ -131,7 +131,7 @@ def control_flow(
     if node.op == "Loop" and not node.domain:
         stacked = _row_types(graphs["body"], max(own - 2, 0) + 1)
         return lambda arrays: run_loop(_padded(arrays[:own], 2), body("body", arrays), stacked)
-    if node.op == "Scan" and not node.domain and node.version >= 9:
+    if node.op == "Scan" and not node.domain:
         return _scan(node, own, graphs["body"], partial(body, "body"))
     if node.op == "SequenceMap" and not node.domain:
         count = len(node.outputs)
@@ -146,6 +146,10 @@ def _scan(
     node: Node, own: int, graph: Graph, body: Callable[[list[Any]], Any]
 ) -> Callable[[list[Any]], Sequence[Any]]:
     scanned = int(node.attributes["num_scan_inputs"])
+    if node.version < 9:
+        stacked = _row_types(graph, own - 1 - scanned)
+        directions = node.attribute("directions", [0] * scanned)
+        return lambda arrays: run_old_scan(arrays[:own], body(arrays), scanned, directions, stacked)
     states = own - scanned
     rows = len(graph.outputs) - states
     stacked = _row_types(graph, states)
