@@ -1,15 +1,10 @@
-"""What dim expressions mean on Python integers, as straight-line code for many and as text.
-
-Evaluation at bind runs once per new shape over every dim of a model, so the expressions of a model
-are emitted as one function in which each common subexpression is computed once.
-"""
+"""What dim expressions mean, their primitives on Python integers, and how they read as text."""
 
 from __future__ import annotations
 
-import keyword
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -87,72 +82,6 @@ def atoms_in_order(dims: Iterable[Dim]) -> Iterator[Atom]:
             stack.append((atom, True))
             for argument in atom.args:
                 stack.extend((a, False) for monomial, _ in argument.terms for a in monomial)
-
-
-def bind_source(exprs: Sequence[Dim], symbols: Sequence[str]) -> str:
-    """Python source of ``bind(*symbols) -> tuple[int, ...]``, which evaluates all of `exprs`.
-
-    Parameters carry the symbols' names where those are identifiers. Raises DimError where an
-    expression needs a symbol that is not listed.
-    """
-    parameters = [
-        name
-        if name.isidentifier()
-        and name.isascii()
-        and not keyword.iskeyword(name)
-        and name not in PRIMITIVES
-        else f"symbol_{position}_"
-        for position, name in enumerate(symbols)
-    ]
-    if len(set(parameters)) != len(parameters):
-        parameters = [f"symbol_{position}_" for position in range(len(symbols))]
-    names = dict(zip(symbols, parameters, strict=True))
-    taken = set(parameters)
-    computed: dict[Any, str] = {}
-    lines = [f"def bind({', '.join(parameters)}):"]
-
-    def assign(key: Any, text: str) -> str:
-        name = f"t{len(computed)}"
-        while name in taken:
-            name += "_"
-        computed[key] = name
-        lines.append(f"    {name} = {text}")
-        return name
-
-    def reference(dim: Dim) -> str:
-        if dim.is_constant:
-            return str(dim.value)
-        if (atom := dim.atom) is not None:
-            return computed[atom]
-        return computed.get(dim) or assign(dim, _sum_of_products(dim, computed.__getitem__))
-
-    for atom in atoms_in_order(exprs):
-        if not atom.args:
-            if atom.name not in names:
-                raise DimError(f"no value for the symbol {atom.name!r}")
-            computed[atom] = names[atom.name]
-            continue
-        arguments = [reference(argument) for argument in atom.args]
-        if atom.name == "divide" and atom.args[1].is_constant:
-            assign(atom, f"{arguments[0]} // {arguments[1]}")
-        else:
-            if atom.scale is not None:
-                arguments.append(repr(atom.scale))
-            assign(atom, f"{atom.name}({', '.join(arguments)})")
-    results = [reference(expr) for expr in exprs]
-    lines.append(f"    return ({', '.join(results)}{',' if len(results) == 1 else ''})")
-    return "\n".join(lines) + "\n"
-
-
-def compile_bind(exprs: Sequence[Dim], symbols: Sequence[str]) -> Callable[..., tuple[int, ...]]:
-    """Compile `bind_source`; call the result with one int per symbol, in order.
-
-    The call raises DimError where an expression has no value.
-    """
-    namespace: dict[str, Any] = dict(PRIMITIVES)
-    exec(compile(bind_source(exprs, symbols), "<bind>", "exec"), namespace)
-    function: Callable[..., tuple[int, ...]] = namespace["bind"]
-    return function
 
 
 def _sum_of_products(dim: Dim, name_of: Callable[[Atom], str]) -> str:

@@ -26,8 +26,6 @@ from engine.graph.dim_source import (
     PRIMITIVES,
     DimError,
     atoms_in_order,
-    bind_source,
-    compile_bind,
     dim_text,
 )
 from engine.graph.polynomial import Monomial, Terms, cancel, divide, multiply, normal_form
@@ -35,10 +33,8 @@ from engine.graph.polynomial import Monomial, Terms, cancel, divide, multiply, n
 __all__ = [
     "Dim",
     "DimError",
-    "bind_source",
     "broadcast",
     "ceildiv",
-    "compile_bind",
     "maximum",
     "minimum",
     "scaled_floor",

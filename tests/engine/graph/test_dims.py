@@ -16,16 +16,15 @@ from engine.graph import dims
 from engine.graph.dims import (
     Dim,
     DimError,
-    bind_source,
     broadcast,
     ceildiv,
-    compile_bind,
     maximum,
     minimum,
     scaled_floor,
     select_stride,
     symbol,
 )
+from engine.plan.dim_code import encode
 
 NAMES = ("N", "H", "unk__438")
 N, H, W = (symbol(name) for name in NAMES)
@@ -88,10 +87,8 @@ def test_evaluation_is_integer_arithmetic(formula: Formula, sizes: dict[str, int
     except ZeroDivisionError:
         assume(False)
     assert dim.evaluate(sizes) == expected
-    assert compile_bind([dim, dim + 1], NAMES)(*(sizes[n] for n in NAMES)) == (
-        expected,
-        expected + 1,
-    )
+    code = encode([dim, dim + 1], NAMES)
+    assert code.evaluate([sizes[n] for n in NAMES]) == [expected, expected + 1]
     text = str(dim)
     assert "..." in text or eval(text, dict(dims.PRIMITIVES), sizes) == expected
 
@@ -202,23 +199,24 @@ def test_what_has_no_value_is_an_error() -> None:
     with pytest.raises(DimError, match="'H'"):
         H.evaluate({"N": 1})
     with pytest.raises(DimError, match="'H'"):
-        bind_source([H], ["N"])
+        encode([H], ["N"])
 
 
-def test_bind_computes_common_subexpressions_once() -> None:
+def test_code_computes_common_subexpressions_once() -> None:
     half = (H + 1) // 2
-    source = bind_source([half * N, half, half // 3 + half], ["N", "H"])
-    assert source.count("// 2") == 1
-    assert compile_bind([half * N, half], ["N", "H"])(3, 8) == (12, 4)
-    assert compile_bind([], [])() == ()
+    code = encode([half * N, half, half // 3 + half], ["N", "H"])
+    # H + 1, its half, times N, a third of that, and their sum.
+    assert len(code.instructions) == 5
+    assert code.evaluate([3, 8]) == [12, 4, 5]
+    assert encode([], []).evaluate([]) == []
 
 
-def test_symbols_need_not_be_identifiers() -> None:
+def test_symbols_may_have_any_name() -> None:
     names = ["t0", "lambda", "a b", "input.1", "divide", "symbol_2_"]
     total = Dim.of(0)
     for power, name in enumerate(names):
         total += symbol(name) * 10**power
-    assert compile_bind([total // 7 * 2], names)(1, 2, 3, 4, 5, 6) == (654321 // 7 * 2,)
+    assert encode([total // 7 * 2], names).evaluate([1, 2, 3, 4, 5, 6]) == [654321 // 7 * 2]
 
 
 def test_memory_follows_the_expressions_in_use() -> None:
