@@ -60,6 +60,17 @@ def reshaped(tensor: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
     return replace(tensor, shape=shape, strides=tuple(strides), halo=())
 
 
+@lowers("BitCast")
+def lower_bit_cast(node: Node, low: Lowering) -> None:
+    """The same bytes under another data type of the same size."""
+    checked(node)
+    source, dtype = low.read(node.inputs[0]), node.outputs[0].dtype
+    assert dtype is not None
+    if dtype.itemsize != source.itemsize or dtype.kind == "b":
+        raise NoKernel(f"BitCast from {source.dtype} to {dtype}")
+    low.alias(node.outputs[0], replace(source, dtype=dtype))
+
+
 def _equal_groups(old: list[Dim], new: list[Dim]) -> tuple[int, int] | None:
     for i in range(1, len(old) + 1):
         for j in range(1, len(new) + 1):

@@ -3,10 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import engine
 from engine.graph.dims import Dim, symbol
 from engine.plan.lower.views import reshaped
 from engine.plan.lowering import NoKernel
@@ -136,3 +138,20 @@ def test_reshape_of_windows(data: st.DataObject) -> None:
     view = reshaped(tensor, tuple(Dim.of(n) for n in target))
     if view is not None:
         np.testing.assert_array_equal(bench.array(view), window.reshape(target))
+
+
+@pytest.mark.parametrize(("kind", "number"), [(np.int32, 6), (np.uint32, 12)])
+def test_bit_cast_keeps_the_bytes(kind: Any, number: int) -> None:
+    x = numbered((3, 4)) - 5
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("BitCast", ["x"], ["y"], to=number)],
+        "bits",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 4])],
+        [onnx.helper.make_empty_tensor_value_info("y")],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 26)], ir_version=10
+    )
+    session = engine.load(model.SerializeToString(), threads=1)
+    assert session.explain().fallback_count == 0
+    np.testing.assert_array_equal(session.run({"x": x})["y"], x.view(kind))
