@@ -19,7 +19,7 @@ from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
 from engine.plan.binding import BIND
 from engine.plan.prepared import Prepared
-from engine.plan.store import PlanStore, plan_key, renamed
+from engine.plan.store import PlanStore, renamed
 from engine.plan.weights import WeightMemory
 from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
@@ -222,7 +222,7 @@ def load(
     report("reading")
     pool = Pool.of(isa, Path(cache_dir) if cache_dir is not None else None)
     compiler, count = pool.compiler, usable(threads)
-    key = plan_key(source, compiler.target, count, winograd)
+    key = pool.plans.key(source, compiler.target, count, winograd)
     prepared = pool.plans.get(key) if key is not None else None
     if prepared is None:
         # Reading and planning are large imports, which a model from the store does without.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,28 @@ def test_keys_tell_models_apart(path: Path, tmp_path: Path) -> None:
     assert plan_key(tmp_path / "missing.onnx", target, 2) is None
     assert plan_key(tmp_path, target, 2) is None
     assert plan_key(b"small", target, 2) is None
+
+
+def test_digests_are_remembered_by_the_identity_of_files(path: Path, tmp_path: Path) -> None:
+    target = select(None)
+    store = PlanStore(tmp_path / "cache")
+    key = plan_key(path, target, 2)
+    assert store.key(path, target, 2) == key
+    assert list(store.folder.glob("*.seen")) == [], "a file that young may still change unseen"
+    time.sleep(2.1)
+    assert store.key(path, target, 2) == key
+    (seen,) = store.folder.glob("*.seen")
+    seen.write_text("0" * 64)
+    assert store.key(path, target, 2) != key, "the remembered digest was not used"
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert store.key(path, target, 2) == plan_key(path, target, 2) != key
+    store.clear()
+    assert list(store.folder.glob("*.seen")) == []
+    assert store.key(tmp_path / "missing.onnx", target, 2) is None
 
 
 def test_changed_weights_are_not_taken_from_the_store(path: Path, tmp_path: Path) -> None:
