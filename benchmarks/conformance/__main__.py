@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from benchmarks.conformance.report import write_report
 from benchmarks.conformance.results import Result, counts
 from benchmarks.conformance.trial import Outcome
 from benchmarks.machine import usable_cpus
+from engine.codegen.store import default_folder
 
 ENGINES = ("packhorse", "onnxruntime")
 
@@ -77,7 +77,7 @@ def main(
 ) -> None:
     """Run the suite's CPU tests in our engine and in onnxruntime."""
     out = Console(soft_wrap=True)
-    folder = cache or Path(tempfile.gettempdir()) / "packhorse-conformance"
+    folder = cache or default_folder() / "conformance"
     cases = load_cases(folder)
     if only:
         chosen = re.compile(only)
