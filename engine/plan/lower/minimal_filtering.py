@@ -149,7 +149,8 @@ def _transformed(weight: FloatArray) -> FloatArray:
     """``G g Gᵀ`` of filters [O, C, 3, 3] in float64, as 36 matrices [C, O]."""
     _, filters, _ = transforms(OUTPUTS, 3)
     g = np.array([[float(x) for x in row] for row in filters])
-    spread = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g, optimize=True)
     outputs, channels = weight.shape[:2]
-    matrices: FloatArray = spread.reshape(POSITIONS, channels, outputs).astype(np.float32)
+    taps = weight.astype(np.float64).transpose(2, 3, 0, 1).reshape(9, -1)
+    spread = (np.kron(g, g) @ taps).reshape(POSITIONS, outputs, channels)
+    matrices: FloatArray = spread.transpose(0, 2, 1).astype(np.float32)
     return matrices
