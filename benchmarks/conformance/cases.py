@@ -7,6 +7,7 @@ random weights instead, and onnxruntime's outputs are expected.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,8 @@ class Case:
 
 def load_cases(cache: Path) -> list[Case]:
     """All cases, by name; generated once per version of the onnx package and kept in `cache`."""
-    kept = cache / f"cases-onnx-{onnx.__version__}.pickle"
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    kept = cache / f"cases-{digest}-onnx-{onnx.__version__}.pickle"
     if kept.exists():
         cases: list[Case] = pickle.loads(kept.read_bytes())
         return cases
