@@ -30,3 +30,14 @@ class DeadlineError(ClusterError):
 
 class ChannelError(ClusterError):
     """A worker could not take or finish a batch for a reason that is not the batch's own."""
+
+
+class PoisonError(ClusterError):
+    """Requests that were alone on a worker when it died; they are not tried again.
+
+    `parts` are their positions in the batch; the other requests of the batch are innocent.
+    """
+
+    def __init__(self, message: str, parts: frozenset[int] = frozenset({0})) -> None:
+        super().__init__(message)
+        self.parts = parts

@@ -1,0 +1,478 @@
+"""The networked channel: batches go to workers in processes of their own, on any machine.
+
+The workers are those that a `Discovery` lists; each has a `Link`. A batch goes to the worker with
+the fewest under way among those that hold its model and have granted a credit. What a lost worker
+had is sent to another one, and only the first answer to come counts. Who may have killed the worker
+is found out in quarantine; see `cluster.channel.quarantine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import zmq
+
+from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.channel.arena import sweep
+from cluster.channel.flight import Flight
+from cluster.channel.heartbeat import Heartbeat
+from cluster.channel.link import Cause, Link, LinkOptions
+from cluster.channel.quarantine import LostError, Quarantine
+from cluster.channel.security import Credentials
+from cluster.description import ModelDescription
+from cluster.discovery import Discovery, Endpoints, WorkerEndpoint
+from cluster.errors import (
+    ChannelError,
+    ClusterError,
+    DeadlineError,
+    LoadError,
+    ModelUnavailableError,
+)
+from cluster.session import LoadProgress, Tensors
+from engine.errors import InputError
+
+logger = logging.getLogger("packhorse.cluster")
+
+_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Pauses between attempts to reach a worker that is listed but does not answer."""
+
+_LOAD_DEATHS = 2
+"""Workers that may die of loading a model before it is not tried any further."""
+
+_PATIENCE = 2
+"""Workers that may fall silent over a batch before it is treated as if it had killed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What can be chosen about a networked channel.
+
+    `gateway` names this gateway for people. `secret` is for workers that are reached over tcp.
+    `shared_bytes` bounds the shared memory for requests, per worker of this machine; 0 means none.
+    A load waits for its first worker for `worker_wait_s` seconds.
+    """
+
+    gateway: str = ""
+    secret: str | None = field(default=None, repr=False)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    shared_bytes: int = 256 << 20
+    worker_wait_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What the channel knows of a worker; `state` is ready, leaving, connecting or away."""
+
+    worker: str
+    incarnation: str
+    state: str
+    detail: str
+    models: int
+    outstanding: int
+    credits: int
+    shared_memory: bool
+
+
+@dataclass(eq=False, slots=True)
+class _Resident:
+    source: ModelSource
+    description: ModelDescription
+    flights: int = 0
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class _Place:
+    """A listed worker: its link while there is one, and how reaching it has gone."""
+
+    endpoint: WorkerEndpoint
+    link: Link | None = None
+    failures: int = 0
+    trouble: str = ""
+    retry: asyncio.TimerHandle | None = None
+
+
+class NetworkedChannel:
+    """Runs batches on the workers of a fleet."""
+
+    def __init__(self, discovery: Discovery, options: NetworkOptions | None = None) -> None:
+        """Workers are looked for from the first load on; raises `ChannelError` for a bad secret."""
+        options = options if options is not None else NetworkOptions()
+        self._discovery = discovery
+        self._options = options
+        self._link_options = LinkOptions(
+            options.gateway or f"{os.uname().nodename}/{os.getpid()}",
+            Credentials.of(options.secret) if options.secret else None,
+            options.heartbeat,
+            options.shared_bytes,
+        )
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._places: dict[str, _Place] = {}
+        self._models: dict[ModelKey, _Resident] = {}
+        self._waiting: deque[Flight] = deque()
+        self._quarantine = Quarantine(self)
+        self._listeners: list[Callable[[], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    async def load(
+        self, key: ModelKey, source: ModelSource, progress: LoadProgress | None = None
+    ) -> ModelDescription:
+        """Load on every worker that is there; those that come later follow by themselves."""
+        if self._closed:
+            raise ChannelError("the channel is closed")
+        self._start()
+        where = f"model '{key.name}' version {key.version}"
+        deadline = time.monotonic() + self._options.worker_wait_s
+        deaths = 0
+        while True:
+            links = await self._first_links(where, deadline)
+            results = await asyncio.gather(
+                *(link.load(key, source, progress) for link in links), return_exceptions=True
+            )
+            found = [result for result in results if isinstance(result, ModelDescription)]
+            # A worker that was lost meanwhile is no fault of the model's.
+            errors = [
+                result
+                for result in results
+                if isinstance(result, BaseException) and type(result) is not ChannelError
+            ]
+            if any(description != found[0] for description in found):
+                errors = [LoadError(f"{where}: the workers disagree about its inputs and outputs")]
+            if errors:
+                await asyncio.gather(*(link.unload(key) for link in links))
+                raise errors[0]
+            if found:
+                break
+            deaths += 1
+            if deaths == _LOAD_DEATHS:
+                raise LoadError(f"{where}: loading it failed {deaths} times: {results[0]}")
+        resident = self._models[key] = _Resident(source, found[0])
+        resident.quiet.set()
+        for link in self._links():
+            self._equip(link)
+        return resident.description
+
+    async def unload(self, key: ModelKey) -> None:
+        """Take the model out of service everywhere after its batches."""
+        resident = self._models.pop(key, None)
+        if resident is not None:
+            await resident.quiet.wait()
+            await asyncio.gather(*(link.unload(key) for link in self._links()))
+
+    def describe(self, key: ModelKey) -> ModelDescription:
+        """What a loaded model takes and gives."""
+        return self._resident(key).description
+
+    def stats(self, key: ModelKey) -> Mapping[str, int | float]:
+        """Counters of the model's sessions, summed over the workers."""
+        total: dict[str, int | float] = {}
+        for link in self._links():
+            for name, value in link.stats.get(key, {}).items():
+                total[name] = total.get(name, 0) + value
+        return total
+
+    def idle(self, key: ModelKey) -> bool:
+        """Whether a worker would take a batch of this model now; what is unknown fails at once."""
+        if key not in self._models:
+            return True
+        return not self._waiting and self._choose(key) is not None
+
+    def on_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every answer and whenever workers or credits change."""
+        self._listeners.append(callback)
+
+    def workers(self) -> list[WorkerStatus]:
+        """Every listed worker and how it is."""
+        return [_status(place) for _, place in sorted(self._places.items())]
+
+    def submit(self, batch: Batch) -> Future[Tensors]:
+        """Send a batch to a worker, or keep it until one can take it."""
+        resident = self._resident(batch.key)
+        flight = Flight(batch)
+        left = batch.deadline - time.monotonic()
+        if left <= 0:
+            flight.fail(
+                DeadlineError(f"model '{batch.key.name}': the deadline passed before the run")
+            )
+            return flight.future
+        resident.flights += 1
+        resident.quiet.clear()
+        flight.future.add_done_callback(lambda future: self._settled(resident, flight))
+        flight.timer = asyncio.get_running_loop().call_later(left, self._expire, flight)
+        self._dispatch(flight)
+        return flight.future
+
+    async def close(self) -> None:
+        """Wait for the answers under way, free the models, leave the workers."""
+        self._closed = True
+        for key in list(self._models):
+            await self.unload(key)
+        tasks = [*self._tasks, *([self._watch] if self._watch else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for incarnation in list(self._places):
+            self._forget(incarnation)
+        if self._context is not None:
+            await asyncio.to_thread(self._context.term)
+            self._context = None
+
+    # What the quarantine needs.
+
+    def reserve(self, key: ModelKey) -> Link | None:
+        """A worker for suspects of this model, which gets nothing else until it is released."""
+        candidates = [
+            link
+            for link in self._links()
+            if link.ready and not link.leaving and key in link.models and not link.reserved
+        ]
+        link = min(candidates, key=lambda link: link.outstanding, default=None)
+        if link is not None:
+            link.reserved = True
+        return link
+
+    def release(self, link: Link) -> None:
+        """Use a reserved worker for everything again."""
+        link.reserved = False
+        self._advance()
+
+    async def arrival(self, deadline: float) -> None:
+        """Wait until workers have changed, or until the deadline."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._arrived.wait()
+
+    # What the links tell.
+
+    def link_ready(self, link: Link) -> None:
+        """A worker answers: it gets every model."""
+        logger.info("%r is connected", link)
+        place = self._places.get(link.endpoint.incarnation)
+        if place is not None:
+            place.failures, place.trouble = 0, ""
+        self._equip(link)
+        self._change()
+
+    def link_changed(self, link: Link) -> None:
+        """Credits have changed."""
+        self._change()
+
+    def link_answered(self, link: Link, flight: Flight, answer: Tensors | Exception) -> None:
+        """An answer: the worker is free for the next batch."""
+        flight.link = None
+        lacking = isinstance(answer, ModelUnavailableError) and flight.batch.key in self._models
+        if lacking and not self._quarantine.owns(flight):
+            # The worker has lost the model: it is loaded again, the batch goes elsewhere.
+            link.models.pop(flight.batch.key, None)
+            self._equip(link)
+            self._again([flight])
+        elif isinstance(answer, Exception):
+            flight.fail(answer)
+        else:
+            flight.succeed(answer)
+        if link.reserved:
+            self._tell_arrival()
+        self._advance()
+
+    def link_down(self, link: Link, cause: Cause, reason: str, flights: list[Flight]) -> None:
+        """A worker is lost: what it had goes elsewhere, or into quarantine if it died of it."""
+        expected = cause is Cause.LEFT
+        logger.log(logging.INFO if expected else logging.WARNING, "%s", reason)
+        place = self._places.get(link.endpoint.incarnation)
+        if place is not None and place.link is link:
+            place.link = None
+            place.trouble = reason
+            self._retry(place)
+        elsewhere = []
+        for flight in flights:
+            flight.returns += 1
+            if self._quarantine.owns(flight):
+                flight.fail(LostError(reason, died=cause is Cause.DIED))
+            elif not flight.wanted:
+                continue
+            elif cause is Cause.DIED or flight.returns > _PATIENCE:
+                self._quarantine.add(flight)
+            else:
+                elsewhere.append(flight)
+        self._again(elsewhere)
+        self._change()
+
+    def send_alone(self, link: Link, flight: Flight) -> None:
+        """Send a suspect to the worker that is reserved for it; raises `InputError`."""
+        link.run(flight)
+
+    def _start(self) -> None:
+        if self._context is None:
+            sweep()
+            self._context = zmq.Context()
+            self._watch = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async for endpoints in self._discovery.watch():
+            self._reconcile(endpoints)
+
+    def _reconcile(self, endpoints: Endpoints) -> None:
+        listed = {endpoint.incarnation: endpoint for endpoint in endpoints}
+        for incarnation in self._places.keys() - listed.keys():
+            self._forget(incarnation, at_once=False)
+        for incarnation, endpoint in listed.items():
+            if incarnation not in self._places:
+                place = self._places[incarnation] = _Place(endpoint)
+                self._connect(place)
+        self._change()
+
+    def _connect(self, place: _Place) -> None:
+        place.retry = None
+        if self._context is not None and not self._closed:
+            place.link = Link(self._context, place.endpoint, self._link_options, self)
+
+    def _retry(self, place: _Place) -> None:
+        pause = _RETRY_S[min(place.failures, len(_RETRY_S) - 1)]
+        place.failures += 1
+        loop = asyncio.get_running_loop()
+        place.retry = loop.call_later(pause, self._connect, place)
+
+    def _forget(self, incarnation: str, *, at_once: bool = True) -> None:
+        place = self._places.pop(incarnation)
+        if place.retry is not None:
+            place.retry.cancel()
+        if place.link is not None:
+            if at_once:
+                place.link.close()
+            else:
+                # It stays alive through its flights, and is closed by the last of them.
+                place.link.retire()
+
+    def _links(self) -> list[Link]:
+        return [place.link for place in self._places.values() if place.link and place.link.ready]
+
+    async def _first_links(self, where: str, deadline: float) -> list[Link]:
+        while not (links := self._links()):
+            if time.monotonic() >= deadline:
+                reasons = "; ".join(p.trouble for p in self._places.values() if p.trouble)
+                raise LoadError(
+                    f"{where}: no worker to load it on within {self._options.worker_wait_s:g} s"
+                    + (f": {reasons}" if reasons else "; start workers, or look why none is found")
+                )
+            await self.arrival(deadline)
+        return links
+
+    def _equip(self, link: Link) -> None:
+        """Load on a worker what it does not hold yet."""
+        missing = [key for key in self._models if key not in link.models]
+        if missing and link.ready:
+            task = asyncio.create_task(self._load_late(link, missing))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _load_late(self, link: Link, keys: list[ModelKey]) -> None:
+        for key in keys:
+            resident = self._models.get(key)
+            if resident is None or key in link.models:
+                continue
+            try:
+                description = await link.load(key, resident.source, None)
+            except ClusterError as error:
+                logger.warning("%r does not serve model '%s': %s", link, key.name, error)
+                continue
+            if key not in self._models:
+                await link.unload(key)
+            elif description != resident.description:
+                logger.warning("%r has another model '%s' than the others", link, key.name)
+                await link.unload(key)
+            else:
+                self._change()
+
+    def _choose(self, key: ModelKey) -> Link | None:
+        best: Link | None = None
+        for place in self._places.values():
+            link = place.link
+            if (
+                link is not None
+                and link.takes(key)
+                and not link.reserved
+                and (best is None or link.outstanding < best.outstanding)
+            ):
+                best = link
+        return best
+
+    def _dispatch(self, flight: Flight) -> None:
+        link = self._choose(flight.batch.key)
+        if link is None:
+            self._waiting.append(flight)
+            return
+        try:
+            link.run(flight)
+        except InputError as error:
+            flight.fail(error)
+
+    def _again(self, flights: list[Flight]) -> None:
+        """Put flights that have waited longest in front."""
+        self._waiting.extendleft(reversed(flights))
+
+    def _advance(self) -> None:
+        """Send what waits, then tell the others that there may be room."""
+        for _ in range(len(self._waiting)):
+            flight = self._waiting.popleft()
+            if flight.wanted:
+                self._dispatch(flight)
+        for listener in self._listeners:
+            listener()
+
+    def _change(self) -> None:
+        """Workers or credits have changed."""
+        self._tell_arrival()
+        self._advance()
+
+    def _tell_arrival(self) -> None:
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    def _expire(self, flight: Flight) -> None:
+        flight.fail(
+            DeadlineError(f"model '{flight.batch.key.name}': no answer within the deadline")
+        )
+
+    def _settled(self, resident: _Resident, flight: Flight) -> None:
+        if flight.timer is not None:
+            flight.timer.cancel()
+        if flight.link is not None:
+            # Answered by the deadline or given up: the worker need not begin it any more.
+            flight.link.cancel(flight)
+        resident.flights -= 1
+        if not resident.flights:
+            resident.quiet.set()
+
+    def _resident(self, key: ModelKey) -> _Resident:
+        resident = self._models.get(key)
+        if resident is None:
+            raise ModelUnavailableError(f"model '{key.name}' version {key.version} is not loaded")
+        return resident
+
+
+def _status(place: _Place) -> WorkerStatus:
+    link = place.link
+    state = "away" if link is None else "connecting"
+    if link is not None and link.ready:
+        state = "leaving" if link.leaving else "ready"
+    return WorkerStatus(
+        place.endpoint.worker,
+        place.endpoint.incarnation,
+        state,
+        place.trouble,
+        len(link.models) if link is not None else 0,
+        link.outstanding if link is not None else 0,
+        link.credits if link is not None else 0,
+        link is not None and link.shared,
+    )

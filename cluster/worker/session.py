@@ -1,0 +1,131 @@
+"""What a worker knows of one gateway that is connected to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from cluster.channel import ModelKey, wire
+from cluster.channel.arena import Arena, Mapping
+from cluster.channel.sockets import Frame, LoopSocket
+from cluster.channel.tensors import UnsendableError, discard, pack_batch
+from cluster.channel.wire import Kind
+from cluster.errors import ChannelError, ClusterError, DeadlineError, ModelUnavailableError
+from cluster.session import Tensors
+from cluster.worker.models import HeldModel
+from engine.errors import EngineError, InputError, RunError
+
+logger = logging.getLogger("packhorse.worker")
+
+TOLD: tuple[type[Exception], ...] = (
+    InputError,
+    RunError,
+    DeadlineError,
+    ModelUnavailableError,
+    ChannelError,
+)
+"""Errors that a gateway raises again under their own name; see `cluster.channel.link`."""
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """A batch that a gateway has sent."""
+
+    session: Session
+    id: int
+    model: HeldModel
+    inputs: Tensors
+    outputs: tuple[str, ...] | None
+    deadline: float
+
+
+class Session:
+    """One connection of one gateway: its models, its batches, its shared memory."""
+
+    def __init__(
+        self,
+        peer: bytes,
+        gateway: str,
+        socket: LoopSocket,
+        memory: tuple[Mapping, Arena] | None,
+        on_lost: Callable[[Session], None],
+    ) -> None:
+        """`memory` is what the gateway lends for requests and what answers are written to."""
+        self.peer = peer
+        self.gateway = gateway
+        self.requests = memory[0] if memory else None
+        self.answers = memory[1] if memory else None
+        self.models: dict[ModelKey, HeldModel] = {}
+        self.loads: dict[int, asyncio.Task[None]] = {}
+        self.runs: dict[int, Run] = {}
+        self.last_seen = self.last_run = time.monotonic()
+        self.credits = 0
+        self.open = True
+        self._socket = socket
+        self._on_lost = on_lost
+
+    def send(
+        self, kind: Kind, body: dict[str, Any], id: int = 0, frames: Sequence[Frame] = ()
+    ) -> None:
+        """Send a message; a gateway that is gone is reported and gets nothing."""
+        if not self.open:
+            return
+        try:
+            self._socket.send([self.peer, wire.pack(kind, body, id), *frames])
+        except zmq.ZMQError:
+            self._on_lost(self)
+
+    def answer(self, run: Run, outputs: Tensors) -> None:
+        """Send the outputs of a run."""
+        del self.runs[run.id]
+        if not self.open:
+            return
+        try:
+            parcel = pack_batch([outputs], self.answers)
+        except UnsendableError as error:
+            self._tell(run.id, RunError(f"model '{run.model.key.name}': output {error}"))
+            return
+        self.send(Kind.ANSWER, {"tensors": parcel.listing}, run.id, parcel.frames)
+        if not self.open:
+            discard(parcel, self.answers)
+
+    def fail(self, run: Run, error: BaseException) -> None:
+        """Send why a run has no outputs."""
+        del self.runs[run.id]
+        self._tell(run.id, error)
+
+    def refuse(self, id: int, error: Exception) -> None:
+        """Send why a run or load was not even begun."""
+        self._tell(id, error)
+
+    def free_answers(self, offsets: Sequence[int]) -> None:
+        """Reuse blocks that the gateway has no more use for."""
+        if self.answers is not None:
+            for offset in offsets:
+                self.answers.free(offset)
+
+    def end(self) -> None:
+        """Send nothing more and give the memory back; runs in progress end unheard."""
+        self.open = False
+        for task in self.loads.values():
+            task.cancel()
+        if self.answers is not None:
+            self.answers.close()
+            self.answers = None
+        self.requests = None
+
+    def _tell(self, id: int, error: BaseException) -> None:
+        name = next((kind.__name__ for kind in TOLD if isinstance(error, kind)), None)
+        text = str(error)
+        if name is None:
+            name = ChannelError.__name__
+            if not isinstance(error, ClusterError | EngineError):
+                text = f"{type(error).__name__}: {error}"
+                logger.error("a run failed: %s", text, exc_info=error)
+        self.send(Kind.ERROR, {"error": name, "message": text[:60_000]}, id)
