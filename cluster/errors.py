@@ -41,3 +41,11 @@ class PoisonError(ClusterError):
     def __init__(self, message: str, parts: frozenset[int] = frozenset({0})) -> None:
         super().__init__(message)
         self.parts = parts
+
+
+class PlacementError(ClusterError):
+    """A worker cannot be put where it was asked to be: slots, leases, CPU affinity."""
+
+
+class SlotTakenError(PlacementError):
+    """Another worker of this machine holds a core of the slot; the message says which one."""

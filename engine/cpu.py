@@ -257,6 +257,8 @@ def _usable(
     """Usable CPU ids, CPU time quota and memory limit, with notes on what cut them down."""
     existing = cgroup.read_cpu_list(root / "sys/devices/system/cpu/online")
     affinity = frozenset(os.sched_getaffinity(0)) if live else _allowed(root)
+    if affinity and existing and affinity & existing:
+        affinity &= existing  # masks may name CPUs that are offline
     if not affinity:
         affinity = existing or frozenset({0})
     if existing and len(affinity) < len(existing):

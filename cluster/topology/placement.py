@@ -1,0 +1,80 @@
+"""Putting this process on a slot of its own: lease, pin, memory policy, in this order.
+
+Done before numba or the engine's threads exist; see the package's docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.topology import affinity, memory
+from cluster.topology.leases import Lease, take_first
+from cluster.topology.memory import MemoryPolicy
+from cluster.topology.slots import Boundary, Slot, cpu_list, divide
+from cluster.topology.tree import Topology, read_topology
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A process on its slot; the lease lasts until it is released or the process ends."""
+
+    lease: Lease
+    topology: Topology
+    policy: MemoryPolicy
+    slots: int
+
+    @property
+    def slot(self) -> Slot:
+        """The slot that is leased."""
+        return self.lease.slot
+
+    def report(self) -> dict[str, Any]:
+        """What can be said of the placement now, for people and metrics; checked, not assumed."""
+        threads = affinity.threads()
+        wanted = frozenset(self.slot.cpus)
+        strays = [thread.name for thread in threads if not thread.cpus <= wanted]
+        pages = memory.locality()
+        local = None if pages is None else pages.share(frozenset(self.slot.memory_nodes))
+        return {
+            "slot": self.slot.name,
+            "cpus": cpu_list(self.slot.cpus),
+            "sockets": list(self.slot.sockets),
+            "nodes": list(self.slot.nodes),
+            "worker_threads": self.slot.threads,
+            "threads": len(threads),
+            "strays": strays,
+            "memory_policy": self.policy.mode,
+            "memory_reason": self.policy.reason,
+            "local_pages": local,
+        }
+
+
+def place(
+    by: Boundary | int,
+    owner: str,
+    *,
+    smt: bool = True,
+    preferred: int = 0,
+    patience_s: float = 0.0,
+    folder: Path | None = None,
+    among: Sequence[str] | None = None,
+) -> Placement:
+    """Lease the first free slot of this machine and confine this process to it.
+
+    `preferred` is the number of the slot to try first, `among` names the only ones to try. The
+    arguments of `divide` and `take_first` mean what they mean there. Raises `PlacementError`.
+    """
+    topology = read_topology()
+    slots = divide(topology, by, smt=smt)
+    tried = slots if among is None else [slot for slot in slots if slot.name in among]
+    lease = take_first(tried, owner, folder, preferred=preferred, patience_s=patience_s)
+    try:
+        affinity.pin(lease.slot.cpus)
+        policy = memory.set_policy(lease.slot, topology)
+    except BaseException:
+        lease.release()
+        raise
+    return Placement(lease, topology, policy, len(slots))
