@@ -24,8 +24,11 @@ from cluster.errors import (
     ClusterError,
     ModelNotFoundError,
     ModelUnavailableError,
+    RepositoryError,
 )
 from cluster.repository import VERSION, Repository, RepositoryEntry
+from cluster.session import Tensor
+from engine.errors import InputError
 
 logger = logging.getLogger("packhorse.cluster")
 
@@ -72,6 +75,17 @@ class ServedModel:
     def version(self) -> str:
         """Version as the protocol writes it."""
         return str(self.key.version)
+
+    def admit(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raise `InputError` unless a request fits the model and its largest admitted shape."""
+        self.description.check(self.name, inputs)
+        for name, limits in self.config.largest.items():
+            shape = inputs[name].shape
+            if any(size > limit for size, limit in zip(shape, limits, strict=True)):
+                raise InputError(
+                    f"model '{self.name}', input '{name}': shape {list(shape)} is larger than "
+                    f"{limits}, the largest that its model.yaml admits"
+                )
 
     def __enter__(self) -> Self:
         self._users += 1
@@ -264,6 +278,14 @@ class Catalog:
 
         source = ModelSource(path, threads, tuple(config.warmup))
         description = await self.channel.load(key, source, progress)
+        ranks = {tensor.name: len(tensor.shape) for tensor in description.inputs}
+        for tensor, limits in config.largest.items():
+            if ranks.get(tensor) != len(limits):
+                await self.channel.unload(key)
+                raise RepositoryError(
+                    f"model '{name}': model.yaml gives {limits} as the largest '{tensor}', "
+                    f"but the model's inputs have these ranks: {ranks}"
+                )
         return ServedModel(key, description, config)
 
     async def _retire(self, served: ServedModel) -> None:

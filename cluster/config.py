@@ -40,6 +40,10 @@ class ModelConfig(BaseModel):
         default_factory=list,
         description="Shapes to run once with zeros before the model serves: input name to shape.",
     )
+    largest: dict[str, list[Dimension]] = Field(
+        default_factory=dict,
+        description="Largest shape admitted, by input name; larger requests are refused.",
+    )
 
 
 def parse_config(data: Any, source: str) -> ModelConfig:

@@ -236,7 +236,9 @@ def load(
         finally:
             starting.join()
         if key is not None:
-            pool.plans.put(key, prepared)
+            named = isinstance(source, str | Path)
+            title = "/".join(Path(str(source)).absolute().parts[-3:]) if named else ""
+            pool.plans.put(key, prepared, title)
         trim()
     elif isinstance(source, str | Path):
         prepared = renamed(prepared, Path(source).stem)

@@ -125,6 +125,8 @@ class Scheduler:
         lane = self._lanes.get(key)
         if lane is None:
             rows = request.model.config.max_batch_size or self._settings.max_batch_size
+            limits = request.model.config.largest.values()
+            rows = min([rows, *(limit[0] for limit in limits if limit)])
             lane = self._lanes[key] = Lane(key, request.model, rows)
         request.lane = lane
         lane.add(request)

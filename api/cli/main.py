@@ -9,6 +9,8 @@ import typer
 
 from api.cli import terminal
 from api.cli.bench import bench
+from api.cli.build import build
+from api.cli.cache import cache
 from api.cli.check import check
 from api.cli.errors import CommandError
 from api.cli.explain import explain
@@ -27,8 +29,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, run, check, explain, bench):
+for command in (serve, run, check, explain, bench, build):
     app.command()(command)
+app.add_typer(cache)
 
 
 def _print_version(wanted: bool) -> None:

@@ -52,7 +52,7 @@ class InferenceRoutes:
         async with request_body(request, gateway.settings, gateway.budget) as body:
             read = time.perf_counter_ns()
             decoded = decode_request(body, header_length, model.description, gateway.limits)
-            model.description.check(model.name, decoded.inputs)
+            model.admit(decoded.inputs)
             queued = time.perf_counter_ns()
             result = await _unless_gone(
                 request,

@@ -31,15 +31,24 @@ def encoder() -> onnx.ModelProto:
     ids, mask and types are int64 [batch, length]; output embedding is [batch, 384]. Head splits
     copy batch and length through zeros in a constant Reshape target.
     """
-    b, x, penalty = _embeddings("encoder", 384, 384)
-    for _ in range(6):
-        x = _layer(b, x, penalty, 384, 12, traced=False)
+    return _sentence_encoder("encoder", 384, layers=6, heads=12)
+
+
+def narrow_encoder() -> onnx.ModelProto:
+    """As `encoder`, 2 layers of width 64: cheap enough for many thousand requests."""
+    return _sentence_encoder("narrow_encoder", 64, layers=2, heads=4)
+
+
+def _sentence_encoder(name: str, width: int, *, layers: int, heads: int) -> onnx.ModelProto:
+    b, x, penalty = _embeddings(name, width, 384)
+    for _ in range(layers):
+        x = _layer(b, x, penalty, width, heads, traced=False)
     kept = b.op("Cast", "mask", to=onnx.TensorProto.FLOAT)
     kept = b.op("Unsqueeze", kept, b.weight(np.array([2], np.int64), "axes"))
     axes = b.weight(np.array([1], np.int64), "axes")
     total = b.op("ReduceSum", b.op("Mul", x, kept), axes, keepdims=0)
     count = b.op("ReduceSum", kept, axes, keepdims=0)
-    b.output("embedding", b.op("Div", total, count), ["batch", 384])
+    b.output("embedding", b.op("Div", total, count), ["batch", width])
     return b.model()
 
 

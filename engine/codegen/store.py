@@ -13,12 +13,23 @@ import os
 import stat
 import tempfile
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from engine.errors import CompileError
 
 _MAGIC: Final = b"packhorse-code-1\n"
+
+_TEMPORARY: Final = "tmp-"
+_ABANDONED_NS: Final = 3600 * 10**9
+"""A temporary file this old was left behind by a process that died while writing."""
+
+_RESCAN: Final = 64
+"""After so many entries of our own, those of other processes are counted too."""
 
 
 def default_folder() -> Path:
@@ -28,6 +39,15 @@ def default_folder() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "packhorse"
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """A file of a store: its size in bytes and when it was last used, in ns since 1970."""
+
+    path: Path
+    size: int
+    used_ns: int
 
 
 class FileStore:
@@ -45,6 +65,8 @@ class FileStore:
         self.misses = 0
         self.evictions = 0
         self._lock = threading.Lock()
+        self._total = 0
+        self._until_scan = 0
         self._usable = self._prepare()
 
     def _prepare(self) -> bool:
@@ -64,14 +86,22 @@ class FileStore:
 
     def entries(self) -> list[Path]:
         """Files of the store, least recently used first."""
+        return [entry.path for entry in self.listing()]
+
+    def listing(self) -> list[StoreEntry]:
+        """What the store holds, least recently used first."""
         if not self._usable:
             return []
-        found = [(p.stat().st_mtime_ns, p) for p in self.folder.glob(f"*{self.suffix}")]
-        return [path for _, path in sorted(found)]
+        found = []
+        for path in self.folder.glob(f"*{self.suffix}"):
+            with suppress(OSError):  # another process may remove it meanwhile
+                status = path.stat()
+                found.append(StoreEntry(path, status.st_size, status.st_mtime_ns))
+        return sorted(found, key=lambda entry: (entry.used_ns, entry.path.name))
 
     def size(self) -> int:
         """Bytes the entries take."""
-        return sum(path.stat().st_size for path in self.entries())
+        return sum(entry.size for entry in self.listing())
 
     def clear(self) -> int:
         """Remove every entry; returns how many there were."""
@@ -80,16 +110,74 @@ class FileStore:
             path.unlink(missing_ok=True)
         return len(removed)
 
-    def _evict(self) -> None:
+    def verified(self, content: bytes) -> str | None:
+        """Key of an entry whose bytes are whole, else None."""
+        raise NotImplementedError
+
+    def label(self, path: Path) -> tuple[str, str] | None:
+        """Key of an entry and its title for people; None where it cannot be read."""
+        raise NotImplementedError
+
+    def adopt(self, name: str, content: bytes) -> bool:
+        """Keep an entry of another store of this kind; False if it is torn or misnamed."""
+        key = self.verified(content)
+        if key is None or self._path(key).name != name:
+            return False
+        return self._write(key, lambda file: file.write(content))
+
+    def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> bool:
+        """Write an entry aside and rename it; a full disk or read-only folder gives False."""
+        if not self._usable:
+            return False
+        aside = None
+        try:
+            with tempfile.NamedTemporaryFile(
+                dir=self.folder, prefix=_TEMPORARY, delete=False
+            ) as file:
+                aside = Path(file.name)
+                fill(file)  # type: ignore[arg-type]  # it wraps a binary file
+                file.flush()
+                size = os.fstat(file.fileno()).st_size
+            aside.replace(self._path(key))
+            aside = None
+        except OSError:
+            return False
+        finally:
+            if aside is not None:
+                aside.unlink(missing_ok=True)
+        self._bound(size)
+        return True
+
+    def _bound(self, added: int) -> None:
+        """Remove the least recently used entries where `added` bytes were too many."""
         with self._lock:
-            sizes = [(path, path.stat().st_size) for path in self.entries()]
-            excess = sum(size for _, size in sizes) - self.limit
-            for path, size in sizes:
-                if excess <= 0:
+            self._total += added
+            self._until_scan -= 1
+            if self._until_scan > 0 and self._total <= self.limit:
+                return
+            self._sweep()
+            found = self.listing()
+            self._total = sum(entry.size for entry in found)
+            for entry in found:
+                if self._total <= self.limit:
                     break
-                path.unlink(missing_ok=True)
+                entry.path.unlink(missing_ok=True)
                 self.evictions += 1
-                excess -= size
+                self._total -= entry.size
+            self._until_scan = _RESCAN
+
+    def _sweep(self) -> None:
+        """Remove what processes left behind that died while they wrote."""
+        old = time.time_ns() - _ABANDONED_NS
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            with suppress(OSError):
+                if path.stat().st_mtime_ns < old:
+                    path.unlink()
+
+    def _used(self, path: Path) -> None:
+        """Note that an entry was used, where the folder can be written to."""
+        with suppress(OSError):
+            os.utime(path)
 
     def _count(self, counter: str) -> None:
         with self._lock:
@@ -123,22 +211,32 @@ class CodeStore(FileStore):
         code = _decode(content, key)
         self._count("hits" if code is not None else "misses")
         if code is not None:
-            os.utime(path)
+            self._used(path)
         return code
 
     def put(self, key: str, code: bytes) -> None:
         """Keep `code` under `key`; a full disk or read-only folder is not an error."""
-        if not self._usable:
-            return
+        self._write(key, lambda file: file.write(_encode(key, code)))
+
+    def verified(self, content: bytes) -> str | None:
+        """Key of an entry whose bytes are whole, else None."""
+        at = len(_MAGIC) + 8
+        if not content.startswith(_MAGIC) or len(content) < at:
+            return None
+        end = at + int.from_bytes(content[at - 8 : at], "little")
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(_encode(key, code))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(self._path(key))
+            key = content[at:end].decode()
+        except UnicodeDecodeError:
+            return None
+        return key if _decode(content, key) is not None else None
+
+    def label(self, path: Path) -> tuple[str, str] | None:
+        """Key of an entry, and family and options of its kernel."""
+        try:
+            key = self.verified(path.read_bytes())
         except OSError:
-            return
-        self._evict()
+            return None
+        return None if key is None else (key, " ".join(key.split("\n")[:2]))
 
 
 def _encode(key: str, code: bytes) -> bytes:

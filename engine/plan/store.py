@@ -35,12 +35,15 @@ from engine.plan.weights import WeightMemory
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-_MAGIC: Final = b"packhorse-plan-1"
-_HEAD: Final = struct.Struct("<16sQQQQ")
-"""Magic, bytes of key, of the pickled plan and of weights, sum of the weights' 8-byte words."""
+_MAGIC: Final = b"packhorse-plan-2"
+_HEAD: Final = struct.Struct("<16sQQQQQ")
+"""Magic, bytes of key, of title, of the pickled plan and of weights, sum of the weights' words."""
 
 _PAGE: Final = 4096
 _CHUNK: Final = 8 << 20
+_LONGEST: Final = 1 << 16
+"""Bytes of key and title beyond which something is wrong."""
+
 _TICK_NS: Final = 2_000_000_000
 """Coarsest resolution of a file system's times."""
 
@@ -78,24 +81,52 @@ class PlanStore(FileStore):
                     found = _read(file, key)
         self._count("hits" if found is not None else "misses")
         if found is not None:
-            os.utime(path)
+            self._used(path)
         return found
 
-    def put(self, key: str, prepared: Prepared) -> None:
-        """Keep a model under `key` where it can be kept; a full disk is not an error."""
+    def put(self, key: str, prepared: Prepared, title: str = "") -> None:
+        """Keep a model under `key` where it can be kept; a full disk is not an error.
+
+        `title` is what people are shown instead of the model's name.
+        """
         if not self._usable or not prepared.storable:
             return
         if prepared.weights.size > _SHARE_OF_DISK * shutil.disk_usage(self.folder).free:
             return
+        with suppress(pickle.PickleError, RecursionError):
+            self._write(key, lambda file: _write(file, key, prepared, title))
+
+    def verified(self, content: bytes) -> str | None:
+        """Key of an entry whose bytes are whole, else None; what it holds is not unpickled."""
+        if len(content) < _HEAD.size:
+            return None
+        magic, name_size, title_size, plan_size, size, total = _HEAD.unpack_from(content)
+        end = _HEAD.size + name_size
+        start = end + title_size + 32
+        weights = _page(start + plan_size)
+        whole = (
+            magic == _MAGIC
+            and len(content) == weights + size
+            and size % 8 == 0
+            and hashlib.sha256(content[start : start + plan_size]).digest()
+            == content[start - 32 : start]
+            and _sum(np.frombuffer(content, np.uint8, size, weights)) == total
+        )
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                _write(file, key, prepared)
-            Path(file.name).replace(self._path(key))
-        except (OSError, pickle.PickleError, RecursionError):
-            with suppress(OSError, UnboundLocalError):
-                Path(file.name).unlink()
-            return
-        self._evict()
+            return content[_HEAD.size : end].decode() if whole else None
+        except UnicodeDecodeError:
+            return None
+
+    def label(self, path: Path) -> tuple[str, str] | None:
+        """Key of an entry, and the name of its model."""
+        try:
+            with path.open("rb") as file:
+                magic, name_size, title_size, *_ = _HEAD.unpack(file.read(_HEAD.size))
+                if magic != _MAGIC or name_size + title_size > _LONGEST:
+                    return None
+                return file.read(name_size).decode(), file.read(title_size).decode()
+        except (OSError, struct.error, UnicodeDecodeError):
+            return None
 
     def key(
         self, source: str | Path | bytes, target: Target, threads: int, winograd: bool = True
@@ -217,15 +248,21 @@ def _combined(parts: Any) -> str:
     return _hash(b"".join(parts)).hex()
 
 
-def _write(file: Any, key: str, prepared: Prepared) -> None:
-    name = key.encode()
+def _write(file: Any, key: str, prepared: Prepared, shown: str) -> None:
+    name, title = key.encode(), (shown or prepared.name).encode()[:1024]
     state = {f.name: getattr(prepared, f.name) for f in fields(prepared) if f.name != "weights"}
     plan = pickle.dumps(state, pickle.HIGHEST_PROTOCOL)
     weights = prepared.weights.array()
-    file.write(_HEAD.pack(_MAGIC, len(name), len(plan), weights.size, _sum(weights)))
-    file.write(name + hashlib.sha256(plan).digest() + plan)
-    file.seek(-(-file.tell() // _PAGE) * _PAGE)
+    sizes = len(name), len(title), len(plan), weights.size
+    file.write(_HEAD.pack(_MAGIC, *sizes, _sum(weights)))
+    file.write(name + title + hashlib.sha256(plan).digest() + plan)
+    file.seek(_page(file.tell()))
     file.write(weights.data)
+
+
+def _page(position: int) -> int:
+    """The next multiple of the page size."""
+    return -(-position // _PAGE) * _PAGE
 
 
 def _read(file: BinaryIO, key: str) -> Prepared | None:
@@ -233,13 +270,14 @@ def _read(file: BinaryIO, key: str) -> Prepared | None:
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None
-    magic, name_size, plan_size, size, total = _HEAD.unpack(head)
+    magic, name_size, title_size, plan_size, size, total = _HEAD.unpack(head)
     if magic != _MAGIC or name_size != len(name) or file.read(name_size) != name:
         return None
+    file.seek(title_size, os.SEEK_CUR)
     digest, plan = file.read(32), file.read(plan_size)
     if hashlib.sha256(plan).digest() != digest:
         return None
-    file.seek(-(-file.tell() // _PAGE) * _PAGE)
+    file.seek(_page(file.tell()))
     if os.fstat(file.fileno()).st_size - file.tell() != size:
         return None
     weights = WeightMemory(size)

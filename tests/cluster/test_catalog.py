@@ -14,6 +14,7 @@ from cluster.channel.inprocess import InProcessChannel
 from cluster.config import ModelConfig
 from cluster.errors import LoadError, ModelNotFoundError, ModelUnavailableError, RepositoryError
 from cluster.repository import Repository
+from engine.errors import InputError
 from tests.cluster import small_models
 from tests.cluster.doubles import HeldLoader
 
@@ -121,6 +122,24 @@ async def test_a_failed_warmup_leaves_the_old_version_serving(fixture: Fixture):
     with pytest.raises(LoadError, match="nobody"):
         await fixture.catalog.load("scale")
     assert await fixture.value() == 2
+    assert fixture.loader.sessions[-1].closed
+
+
+async def test_the_largest_shape_is_admitted_and_none_beyond(fixture: Fixture):
+    (fixture.root / "scale" / "model.yaml").write_text("largest: {x: [4, 6]}")
+    await fixture.catalog.load_all()
+    with fixture.catalog.find("scale", None) as model:
+        model.admit({"x": np.zeros((4, 6), np.float32)})
+        for shape in ((5, 1), (1, 7)):
+            with pytest.raises(InputError, match=rf"\[{shape[0]}, {shape[1]}\] is larger than"):
+                model.admit({"x": np.zeros(shape, np.float32)})
+
+
+@pytest.mark.parametrize("largest", ["{x: [4]}", "{y: [4, 6]}"])
+async def test_a_largest_shape_that_fits_no_input_fails_the_load(fixture: Fixture, largest: str):
+    (fixture.root / "scale" / "model.yaml").write_text(f"largest: {largest}")
+    with pytest.raises(RepositoryError, match="largest"):
+        await fixture.catalog.load("scale")
     assert fixture.loader.sessions[-1].closed
 
 

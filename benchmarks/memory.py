@@ -1,0 +1,162 @@
+"""Resident memory over many requests of random shapes: ``python -m benchmarks.memory``.
+
+Ours and onnxruntime answer the same requests, in processes of their own. A stream of shapes that
+never repeats must not leave memory behind: arenas, bound programs and allocators' pools are
+bounded.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import typer
+from pydantic import BaseModel
+from rich.status import Status
+
+from benchmarks import engines, options, tables
+from benchmarks.machine import resident_bytes
+from benchmarks.models.detection import pnet
+from benchmarks.models.transformer import narrow_encoder
+from benchmarks.provenance import Provenance, collect
+from benchmarks.remote import Remote, RemoteError
+
+SEED = 11
+SETTLED = 500
+"""Requests after which memory should have stopped growing."""
+
+SAMPLES = 20
+ENGINES = (engines.OURS, "onnxruntime")
+
+
+def sentences(rng: np.random.Generator) -> engines.Arrays:
+    """Batch 1-8, length 1-512."""
+    shape = int(rng.integers(1, 9)), int(rng.integers(1, 513))
+    return {
+        "ids": rng.integers(0, 1000, shape),
+        "mask": np.ones(shape, np.int64),
+        "types": np.zeros(shape, np.int64),
+    }
+
+
+def images(rng: np.random.Generator) -> engines.Arrays:
+    """Batch 1-8, height and width 32-1100."""
+    batch, height, width = (int(rng.integers(a, b)) for a, b in ((1, 9), (32, 1101), (32, 1101)))
+    return {"image": np.full((batch, 3, height, width), rng.random(), np.float32)}
+
+
+STREAMS = {"sentences": (narrow_encoder, sentences), "images": (pnet, images)}
+
+
+@dataclass
+class Host:
+    """What runs in the process of an engine."""
+
+    setup: engines.EngineSetup
+    path: Path
+    stream: str
+
+    def load(self) -> None:
+        """Load the model."""
+        self._engine = engines.load(self.path, self.setup)
+        self._rng = np.random.default_rng(SEED)
+
+    def answer(self, requests: int) -> int:
+        """Answer so many requests; physical bytes of the process afterwards."""
+        draw = STREAMS[self.stream][1]
+        for _ in range(requests):
+            self._engine.run(draw(self._rng))
+        return resident_bytes()
+
+
+class MemoryRow(BaseModel):
+    """One engine on one stream: bytes after so many requests each."""
+
+    stream: str
+    engine: str
+    requests: list[int]
+    resident: list[int]
+
+    @property
+    def growth(self) -> float:
+        """Largest resident size after the first 500 requests, over that at 500."""
+        settled = self.resident[self.requests.index(SETTLED)]
+        return max(self.resident[self.requests.index(SETTLED) :]) / settled
+
+
+class MemoryReport(BaseModel):
+    """Everything measured."""
+
+    provenance: Provenance
+    rows: list[MemoryRow]
+
+
+def steps(requests: int) -> Iterator[int]:
+    """Requests between samples: 500 first, then equal parts."""
+    yield min(SETTLED, requests)
+    part = max(1, (requests - SETTLED) // SAMPLES)
+    left = requests - SETTLED
+    while left > 0:
+        yield min(part, left)
+        left -= part
+
+
+def measure(stream: str, setup: engines.EngineSetup, requests: int, status: Status) -> MemoryRow:
+    """Send the stream through one engine."""
+    row = MemoryRow(stream=stream, engine=setup.name, requests=[], resident=[])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{stream}.onnx"
+        onnx.save(STREAMS[stream][0](), path)
+        with Remote(partial(Host, setup, path, stream), timeout=3600) as remote:
+            remote.call("load")
+            done = 0
+            for step in steps(requests):
+                row.resident.append(remote.call("answer", step))
+                done += step
+                row.requests.append(done)
+                status.update(f"{stream}, {setup.name}: {done} of {requests} requests")
+    return row
+
+
+def main(
+    requests: Annotated[int, typer.Option(min=SETTLED, help="Requests per stream.")] = 10_000,
+    streams: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(STREAMS),
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    json_file: options.JsonFile = None,
+    cache: options.CacheFolder = options.DEFAULT_CACHE,
+) -> None:
+    """Measure resident memory over streams of random shapes."""
+    out = tables.console()
+    provenance = collect()
+    tables.show_provenance(out, provenance)
+    table = tables.grid(
+        "Resident memory over random shapes",
+        *("stream", "engine", "after 500", "at the end", "largest since over 500"),
+        left=2,
+    )
+    rows = []
+    with Status("", console=out) as status:
+        for stream in streams.split(","):
+            for name in ENGINES:
+                code = str(cache / "code") if name == engines.OURS else None
+                setup = engines.EngineSetup(name, threads, cache_dir=code)
+                try:
+                    row = measure(stream, setup, requests, status)
+                except RemoteError as error:
+                    table.add_row(stream, name, f"[red]{error}[/]", "", "")
+                    continue
+                rows.append(row)
+                settled = row.resident[row.requests.index(SETTLED)]
+                sizes = tables.size(settled), tables.size(row.resident[-1])
+                table.add_row(stream, name, *sizes, tables.ratio(row.growth))
+    out.print(table)
+    report = MemoryReport(provenance=provenance, rows=rows)
+    options.write_text(json_file, report.model_dump_json(indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,189 @@
+"""Sentences of mixed lengths: ``python -m benchmarks.ragged``.
+
+32 sentences of 5 to 120 tokens, either padded to the longest in one batch, as servers do that pay
+for every new shape, or in lanes of equal length, as the gateway runs them here. Every engine does
+both, in a process of its own; they take turns.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from pydantic import BaseModel
+from rich.status import Status
+
+from benchmarks import engines, options, tables
+from benchmarks.models import MODELS, model_path
+from benchmarks.provenance import Provenance, collect
+from benchmarks.remote import Remote
+from benchmarks.turns import Pace, take_turns
+
+SENTENCES, SHORTEST, LONGEST = 32, 5, 120
+SEED = 23
+MODEL = "encoder"
+
+
+def sentences() -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Token ids, the same in every process and run."""
+    rng = np.random.default_rng(SEED)
+    return [
+        rng.integers(0, 1000, int(length))
+        for length in rng.integers(SHORTEST, LONGEST + 1, SENTENCES)
+    ]
+
+
+def padded() -> list[engines.Arrays]:
+    """One batch, as long as the longest sentence."""
+    found = sentences()
+    ids = np.zeros((len(found), max(map(len, found))), np.int64)
+    mask = np.zeros_like(ids)
+    for row, tokens in enumerate(found):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return [{"ids": ids, "mask": mask, "types": np.zeros_like(ids)}]
+
+
+def lanes() -> list[engines.Arrays]:
+    """One batch per length."""
+    groups: dict[int, list[Any]] = {}
+    for tokens in sentences():
+        groups.setdefault(len(tokens), []).append(tokens)
+    batches = []
+    for group in groups.values():
+        ids = np.stack(group)
+        batches.append({"ids": ids, "mask": np.ones_like(ids), "types": np.zeros_like(ids)})
+    return batches
+
+
+FORMS = {"padded": padded, "lanes": lanes}
+
+
+@dataclass
+class Host:
+    """What runs in the process of an engine."""
+
+    setup: engines.EngineSetup
+    path: Path
+
+    def load(self) -> None:
+        """Load the model."""
+        self._engine = engines.load(self.path, self.setup)
+
+    def block(self, form: str, calls: int, discard: int) -> list[float]:
+        """Seconds of all sentences, `calls` times after `discard` more."""
+        batches = FORMS[form]()
+        times = []
+        for _ in range(discard + calls):
+            begin = perf_counter()
+            for batch in batches:
+                self._engine.run(batch)
+            times.append(perf_counter() - begin)
+        return times[discard:]
+
+
+@dataclass
+class Contestant:
+    """One engine with one form of the work, taking turns."""
+
+    name: str
+    form: str
+    remote: Remote
+
+    def block(self, calls: int, discard: int) -> list[float]:
+        """See `benchmarks.turns.Contender`."""
+        times: list[float] = self.remote.call("block", self.form, calls, discard)
+        return times
+
+
+class RaggedRow(BaseModel):
+    """One engine, one form: least and median seconds for all sentences."""
+
+    engine: str
+    form: str
+    threads: int
+    least: float
+    median: float
+
+
+class RaggedReport(BaseModel):
+    """Everything measured."""
+
+    provenance: Provenance
+    tokens: int
+    padded_tokens: int
+    rows: list[RaggedRow]
+
+
+def measure(threads: int, cache: Path, rounds: int, status: Status) -> list[RaggedRow]:
+    """Every engine in both forms."""
+    path = model_path(MODELS[MODEL], cache / "models")
+    with ExitStack() as stack:
+        contestants = []
+        for name in engines.FP32_ENGINES:
+            status.update(f"loading {name}")
+            code = str(cache / "code") if name == engines.OURS else None
+            setup = engines.EngineSetup(name, threads, cache_dir=code)
+            remote = stack.enter_context(Remote(partial(Host, setup, path)))
+            remote.call("load")
+            contestants += [Contestant(f"{name} {form}", form, remote) for form in FORMS]
+        status.update(f"{threads} threads")
+        times = take_turns(contestants, Pace(rounds=rounds, block_seconds=1.0))
+    return [
+        RaggedRow(
+            engine=name.partition(" ")[0],
+            form=name.partition(" ")[2],
+            threads=threads,
+            least=min(found.seconds),
+            median=float(np.median(found.seconds)),
+        )
+        for name, found in times.items()
+    ]
+
+
+def main(
+    threads: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2",
+    rounds: options.Rounds = 5,
+    json_file: options.JsonFile = None,
+    cache: options.CacheFolder = options.DEFAULT_CACHE,
+) -> None:
+    """Compare lanes of equal length with padding."""
+    out = tables.console()
+    provenance = collect()
+    tables.show_provenance(out, provenance)
+    rows = []
+    with Status("", console=out) as status:
+        for count in options.integers(threads, "--threads"):
+            rows += measure(count, cache, rounds, status)
+    whole = sum(map(len, sentences()))
+    shape = padded()[0]["ids"].shape
+    table = tables.grid(
+        f"{SENTENCES} sentences, {whole} tokens ({shape[0] * shape[1]} with padding)",
+        *("threads", "engine", "form", "least", "median", "Packhorse in lanes is faster"),
+        left=3,
+    )
+    for row in rows:
+        ours = next(
+            r for r in rows if (r.engine, r.form, r.threads) == (engines.OURS, "lanes", row.threads)
+        )
+        table.add_row(
+            str(row.threads),
+            row.engine,
+            row.form,
+            tables.duration(row.least),
+            tables.duration(row.median),
+            tables.ratio(row.least / ours.least) if row is not ours else "",
+        )
+    out.print(table)
+    report = RaggedReport(
+        provenance=provenance, tokens=whole, padded_tokens=shape[0] * shape[1], rows=rows
+    )
+    options.write_text(json_file, report.model_dump_json(indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
