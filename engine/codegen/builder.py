@@ -194,6 +194,17 @@ class KernelBuilder:
         align = self.const(self._align(value.type), I32)
         self.intrinsic(name, ir.VoidType(), [value, pointer, align, mask])
 
+    def gather(self, base: Val, index: Val, kind: Any) -> Val:
+        """Elements of `kind` at the element offsets `index` (integers, signed) from `base`."""
+        pointers = self.b.gep(base.v, [index.v], source_etype=kind.element)
+        # llvmlite types the result by its base; with a vector of indices it is a vector.
+        pointers.type = ir.VectorType(PTR, kind.count)
+        align = self.const(self._align(kind), I32)
+        every = ir.Constant(ir.VectorType(I1, kind.count), [I1(1)] * kind.count)
+        name = f"llvm.masked.gather.{_mangle(kind)}.v{kind.count}p0"
+        none = ir.Constant(kind, ir.Undefined)
+        return self.intrinsic(name, kind, [Val(self, pointers), align, every, none])
+
     def mask(self, count: Val, lanes: Int) -> Val:
         """Mask of the first `count` (i64) of `lanes` lanes."""
         kind = ir.VectorType(I32, lanes)

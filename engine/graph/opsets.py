@@ -17,8 +17,11 @@ from engine.graph.structure import (
     standard_domain,
 )
 
-CONTRIBUTED: Final = ("com.microsoft",)
-"""Domains without a schema here whose operators a later phase may know."""
+CONTRIBUTED: Final = "com.microsoft"
+"""Domain without schemas here; `engine.graph.contributed` knows its operators."""
+
+_ADOPTED: Final = frozenset({"SimplifiedLayerNormalization"})
+"""Contributed operators that exporters write into the standard domain, which has none of them."""
 
 
 def newest_opset(domain: str) -> int:
@@ -69,10 +72,14 @@ def check_versions(model: onnx.ModelProto, where: str) -> None:
 def check_operators(model: onnx.ModelProto, where: str) -> None:
     """Refuse operators that nothing defines. Raises ModelError."""
     functions = {(standard_domain(f.domain), f.name, f.overload) for f in model.functions}
+    adopted: list[NodeProto] = []
 
     def check(nodes: Iterable[NodeProto], opsets: Mapping[str, int]) -> None:
         for node in nodes:
             if function_key(node) not in functions:
+                if not standard_domain(node.domain) and node.op_type in _ADOPTED:
+                    node.domain = CONTRIBUTED
+                    adopted.append(node)
                 operator_version(node, opsets, f"{where}: {node_label(node)}")
             for graph in attribute_graphs(node):
                 check(graph.node, opsets)
@@ -81,16 +88,20 @@ def check_operators(model: onnx.ModelProto, where: str) -> None:
     check(model.graph.node, opsets)
     for function in model.functions:
         check(function.node, opset_versions(function.opset_import) or opsets)
+    if adopted:
+        for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
+            if imports and not any(item.domain == CONTRIBUTED for item in imports):
+                imports.add(domain=CONTRIBUTED, version=1)
 
 
 def operator_version(node: NodeProto, opsets: Mapping[str, int], where: str) -> int:
     """Version of its domain since which the operator has had the meaning the node asks for.
 
-    Operators of CONTRIBUTED domains have the imported version of their domain (1 without
-    import). Raises ModelError for an unknown operator or domain.
+    Contributed operators have the imported version of their domain (1 without import). Raises
+    ModelError for an unknown operator or domain.
     """
     domain = standard_domain(node.domain)
-    if domain in CONTRIBUTED:
+    if domain == CONTRIBUTED:
         return opsets.get(domain, 1)
     if not newest_opset(domain):
         raise ModelError(

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from engine.errors import ModelError
+from engine.graph.contributed import expand
 from engine.graph.conversion import Converter
 from engine.graph.external_data import ExternalData
 from engine.graph.ir import Graph
@@ -54,6 +55,7 @@ def read(source: str | Path | bytes) -> Graph:
     initialisers, sparse = _detach(model.graph)
     _check_schemas(model, initialisers, sparse, where)
     graph = Converter(model, TensorReader(external), where).convert(initialisers, sparse)
+    expand(graph, where)
     graph.name = graph.name or name
     graph.external = external is not None and external.used
     return graph

@@ -156,7 +156,28 @@ def _optional(node: Node) -> Call:
     return lambda arrays: [arrays[0] if arrays else None]
 
 
+def _attention(node: Node) -> Call | None:
+    """The reference gives every query the first one's causal mask where the mask has one row."""
+    if not node.attribute("is_causal", 0):
+        return None
+    # Slow to import, and most models have no operator for it.
+    from engine.runtime.operators import reference_operator
+
+    call = reference_operator(node)
+
+    def spread(arrays: list[Any]) -> list[Any]:
+        given = list(arrays)
+        mask = given[3] if len(given) > 3 else None
+        if mask is not None:
+            shape = (*mask.shape[:-2], given[0].shape[-2], mask.shape[-1])
+            given[3] = np.broadcast_to(mask, shape)
+        return list(call(given))
+
+    return spread
+
+
 _CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
+    "Attention": _attention,
     "BatchNormalization": _batch_normalization,
     "ConvTranspose": _conv_transpose,
     "GRU": _recurrent,

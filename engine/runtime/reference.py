@@ -18,7 +18,10 @@ from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
 from engine.runtime.control_flow import run_if, run_loop, run_old_scan, run_scan, run_sequence_map
 from engine.runtime.corrections import correction
 
-_OWN: dict[str, Callable[..., Any]] = {"Silu": lambda x: x / (1 + np.exp(-x))}
+_OWN: dict[str, Callable[..., Any]] = {
+    "Inverse": np.linalg.inv,
+    "Silu": lambda x: x / (1 + np.exp(-x)),
+}
 """Operators of our domain, by formulas in numpy."""
 
 

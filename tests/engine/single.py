@@ -30,13 +30,15 @@ class Single:
         constants: Sequence[str] = (),
         outputs: Sequence[str] = ("y",),
         opset: int = 21,
+        domain: str = "",
+        version: int = 1,
         symbolic: bool = True,
         isa: str | None = None,
         threads: int = 2,
         **attributes: Any,
     ) -> None:
         names = list(order) if order is not None else list(inputs)
-        node = onnx.helper.make_node(op, names, list(outputs), **attributes)
+        node = onnx.helper.make_node(op, names, list(outputs), domain=domain, **attributes)
         infos = []
         for name, array in inputs.items():
             if name in constants:
@@ -52,6 +54,8 @@ class Single:
             [onnx.numpy_helper.from_array(inputs[name], name) for name in constants],
         )
         imports = [onnx.helper.make_opsetid("", opset)]
+        if domain:
+            imports.append(onnx.helper.make_opsetid(domain, version))
         model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
         self.bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
         self.session = engine.load(self.bytes, threads=threads, isa=isa)

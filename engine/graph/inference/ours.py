@@ -17,8 +17,8 @@ def _copy(node: Inference) -> None:
     node.output(0, node.shape(0), node.dtype(0))
 
 
-@rule("Silu", domain=OURS)
-def _silu(node: Inference) -> None:
+@rule("Inverse", "Silu", domain=OURS)
+def _same(node: Inference) -> None:
     node.output(0, node.shape(0), node.dtype(0))
 
 

@@ -41,21 +41,27 @@ def infer(graph: Graph) -> list[Guard]:
     Returns the equalities that the model relies on but that are not proven. Raises ModelError,
     naming the node, for what can never be right: wrong types, axes, ranks and sizes.
     """
+    state = start(graph)
+    _infer_graph(graph, state, None)
+    return list(state.guards.values())
+
+
+def start(graph: Graph) -> State:
+    """State of an inference of `graph` that is driven node by node with `infer_node`."""
     reserved = frozenset(
         name for value in graph.inputs for dim in value.shape or () for name in dim.symbols
     )
-    state = State(reserved, _infer_graph)
-    _infer_graph(graph, state, None)
-    return list(state.guards.values())
+    return State(reserved, _infer_graph)
 
 
 def _infer_graph(graph: Graph, state: State, subgraph: Graph | None) -> None:
     """Infer the nodes of a graph whose inputs and captures are inferred."""
     for node in graph.nodes:
-        _infer_node(node, state, subgraph)
+        infer_node(node, state, subgraph)
 
 
-def _infer_node(node: Node, state: State, subgraph: Graph | None) -> None:
+def infer_node(node: Node, state: State, subgraph: Graph | None) -> None:
+    """Infer the outputs of one node whose inputs are inferred."""
     for value in node.outputs:
         value.dims = None
         state.elements.pop(id(value), None)

@@ -92,15 +92,29 @@ def test_accumulators_are_dequantised_without_zero_point() -> None:
     check(model, (quantization,), {"x": np.arange(-4, 5, dtype=np.int32) * 12345})
 
 
-def test_computed_scale_stays_with_a_reason() -> None:
+def test_computed_scale_and_zero_point() -> None:
+    model = build(
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        [value("x", ["n"]), value("s", []), value("z", [], TYPES["uint8"])],
+        [value("q", ["n"], TYPES["uint8"]), value("y", ["n"])],
+    )
+    feed = {"x": halves(50), "s": np.array(0.25, np.float32), "z": np.array(9, np.uint8)}
+    graph = check(model, (quantization, dead_code), feed)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(operators(graph))
+
+
+def test_computed_scale_per_axis_stays_with_a_reason() -> None:
     model = build(
         [node("QuantizeLinear", ["x", "s"], ["y"])],
-        [value("x", [5]), value("s", [])],
-        [value("y", [5], TYPES["uint8"])],
+        [value("x", [4, 5]), value("s", [5])],
+        [value("y", [4, 5], TYPES["uint8"])],
     )
     graph, (report,) = after(model, (quantization,))
     assert operators(graph) == ["QuantizeLinear"]
-    assert "scale is not constant" in report.notes[0]
+    assert "not a single number" in report.notes[0]
 
 
 def test_quantised_convolution_has_no_fallback() -> None:
