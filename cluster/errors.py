@@ -49,3 +49,7 @@ class PlacementError(ClusterError):
 
 class SlotTakenError(PlacementError):
     """Another worker of this machine holds a core of the slot; the message says which one."""
+
+
+class FleetError(ClusterError):
+    """A fleet cannot be described, started, reached or changed as asked."""

@@ -48,6 +48,21 @@ def test_layers(part: str) -> None:
     assert wrong == {}
 
 
+RAY_MODULES = {"cluster/fleet/application.py"}
+"""The files that touch Ray; a test beside them pins the releases they are known to work on."""
+
+
+def test_ray_is_touched_in_one_module() -> None:
+    parts = ("api", "cluster", "engine")
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for part in parts
+        for path in (ROOT / part).rglob("*.py")
+        if "ray" in imported(path.read_text())
+    }
+    assert users == RAY_MODULES
+
+
 def python(code: str) -> str:
     """Output of a fresh interpreter that runs `code` in the project's folder."""
     done = subprocess.run(

@@ -24,7 +24,7 @@ class Placement:
     lease: Lease
     topology: Topology
     policy: MemoryPolicy
-    slots: int
+    slots: tuple[Slot, ...]
 
     @property
     def slot(self) -> Slot:
@@ -77,4 +77,4 @@ def place(
     except BaseException:
         lease.release()
         raise
-    return Placement(lease, topology, policy, len(slots))
+    return Placement(lease, topology, policy, slots)

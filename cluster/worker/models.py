@@ -114,6 +114,10 @@ class SharedModels:
         """Counters of a session."""
         return dict(self._channel.stats(held.key))
 
+    def all_stats(self) -> dict[str, dict[str, int | float]]:
+        """Counters of every session, under the name and version that it was first loaded as."""
+        return {f"{h.key.name}/{h.key.version}": self.stats(h) for h in self._held.values()}
+
     async def preload(self, repository: Repository, threads: int | None) -> list[str]:
         """Load what `repository` serves and keep it, so that gateways find it ready.
 

@@ -56,6 +56,8 @@ class EndpointServer:
         self._wants_alone: deque[Session] = deque()
         self._draining = False
         self._beats = 0
+        self._batches = self._failed = 0
+        self._busy_s = 0.0
         self._quiet = asyncio.Event()
         self._kept: list[asyncio.TimerHandle] = []
         self._handlers: dict[Kind, Callable[[Session, Message], None]] = {
@@ -117,6 +119,19 @@ class EndpointServer:
     def sessions(self) -> list[str]:
         """Gateways that are connected now."""
         return sorted(session.gateway for session in self._sessions.values())
+
+    def counters(self) -> dict[str, Any]:
+        """What the worker has done and is doing, for people and metrics."""
+        return {
+            "gateways": self.sessions,
+            "running": self._running,
+            "waiting": sum(len(session.runs) for session in self._sessions.values())
+            - self._running,
+            "batches": self._batches,
+            "failed_batches": self._failed,
+            "busy_seconds": round(self._busy_s, 6),
+            "models": self.models.all_stats(),
+        }
 
     async def drain(self, timeout_s: float = 30.0) -> None:
         """Tell the gateways to send nothing more, and answer what they have sent."""
@@ -327,11 +342,15 @@ class EndpointServer:
 
     def _finish(self, run: Run, began: float, answer: asyncio.Future[Tensors]) -> None:
         self._running -= 1
-        self._turns.charge(run.session, time.monotonic() - began)
+        took = time.monotonic() - began
+        self._batches += 1
+        self._busy_s += took
+        self._turns.charge(run.session, took)
         # The next batch starts before this one's answer is packed.
         self._pump()
         error = answer.exception()
         if error is not None:
+            self._failed += 1
             run.session.fail(run, error)
         else:
             run.session.answer(run, answer.result())
