@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from engine.codegen.target import Target
-from engine.errors import EngineError
-from engine.graph.batching import batch_axis
-from engine.graph.inference import infer
-from engine.graph.ir import Graph
+from engine.errors import EngineError, InputError
+from engine.graph.batching import BatchAxis, batch_axis
+from engine.graph.inference import Guard, infer
+from engine.graph.ir import AnyArray, Graph, Value, subgraphs
+from engine.graph.passes import PassReport
 from engine.graph.reader import read
 from engine.optimise import optimise
 from engine.plan.explain import Record, explain
 from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.packing import Known, Pieces, learning, reusing
 from engine.plan.prepared import Prepared
-from engine.plan.segments import plan, seal
-from engine.plan.weights import gather
+from engine.plan.segments import Plan, plan, seal
+from engine.plan.weights import gather, packed_names, pieces_of
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A model that was read, optimised and planned; its weights are still single arrays."""
+
+    name: str
+    graph: Graph
+    guards: Sequence[Guard]
+    reports: list[PassReport]
+    batching: BatchAxis
+    record: Record
+    plan: Plan
 
 
 def prepare(
@@ -33,32 +50,115 @@ def prepare(
 
     Raises ModelError for a model that cannot be run, EngineError where memory does not suffice.
     """
+    try:
+        return _packed(_planned(source, target, threads, report, winograd, {}))
+    except MemoryError as error:
+        raise EngineError(f"{source!s:.200}: not enough memory for the weights") from error
+
+
+def prepare_again(
+    source: str | Path | bytes,
+    target: Target,
+    threads: int,
+    winograd: bool,
+    replaced: Mapping[str, AnyArray],
+    known: Known,
+) -> tuple[Prepared, Pieces]:
+    """As `prepare`, with other values for some constants; packs only what is not `known`.
+
+    The second result tells where packed bytes lie in the new memory. Raises InputError for values
+    that do not fit.
+    """
+    with reusing(known):
+        made = _planned(source, target, threads, lambda _: None, winograd, replaced)
+    pieces, _ = pieces_of(made.plan.weights)
+    return _packed(made), pieces
+
+
+def packed_pieces(
+    source: str | Path | bytes, target: Target, threads: int, winograd: bool
+) -> tuple[Pieces, int]:
+    """Where packed bytes lie in the memory of a model that was prepared, and the bytes it takes.
+
+    Planning is deterministic; this plans once more and packs nothing.
+    """
+    with learning():
+        made = _planned(source, target, threads, lambda _: None, winograd, {})
+    return pieces_of(made.plan.weights)
+
+
+def _packed(made: _Planned) -> Prepared:
+    """The planned model with its weights in one block and its programs sealed."""
+    graph, planned = made.graph, made.plan
+    made.record.finish(graph, made.reports, planned)
+    packed = packed_names(planned.weights)
+    _release(graph, planned.segments)
+    weights, offsets = gather(planned.weights)
+    return Prepared(
+        name=made.name,
+        inputs=tuple(graph.inputs),
+        outputs=tuple(graph.outputs),
+        segments=seal(planned.segments, offsets),
+        guards=tuple((g.left, g.right, g.message) for g in made.guards if g.subgraph is None),
+        explanation=explain(made.record),
+        batching=(made.batching.independent, made.batching.reason),
+        external=graph.external,
+        packed=packed,
+        weights=weights,
+    )
+
+
+def _planned(
+    source: str | Path | bytes,
+    target: Target,
+    threads: int,
+    report: Callable[[str], None],
+    winograd: bool,
+    replaced: Mapping[str, AnyArray],
+) -> _Planned:
     graph = read(source)
     name = Path(source).stem if isinstance(source, str | Path) else graph.name or "model"
+    replace_constants(graph, replaced, name)
     infer(graph)
     record = Record.of(name, graph, target.name, threads)
     axis = batch_axis(graph)
     reports = optimise(graph)
     guards = infer(graph)
     report("planning")
-    try:
-        made = plan(graph, target, threads, winograd)
-        record.finish(graph, reports, made)
-        _release(graph, made.segments)
-        weights, offsets = gather(made.weights)
-    except MemoryError as error:
-        raise EngineError(f"{name}: not enough memory for the weights") from error
-    return Prepared(
-        name=name,
-        inputs=tuple(graph.inputs),
-        outputs=tuple(graph.outputs),
-        segments=seal(made.segments, offsets),
-        guards=tuple((g.left, g.right, g.message) for g in guards if g.subgraph is None),
-        explanation=explain(record),
-        batching=(axis.independent, axis.reason),
-        external=graph.external,
-        weights=weights,
+    return _Planned(
+        name, graph, guards, reports, axis, record, plan(graph, target, threads, winograd)
     )
+
+
+def replace_constants(graph: Graph, replaced: Mapping[str, AnyArray], model: str) -> None:
+    """Give constants of the main graph other values, of the same data type and shape.
+
+    Raises InputError where there is no such constant or an array does not fit.
+    """
+    if not replaced:
+        return
+    known = {value.name: value for value in _constants(graph)}
+    for name, array in replaced.items():
+        value = known.get(name)
+        if value is None:
+            near = get_close_matches(name, known, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "names are those of the file"
+            raise InputError(f"{model}: there is no weight {name!r}; {hint}")
+        assert value.data is not None
+        if array.dtype != value.data.dtype or array.shape != value.data.shape:
+            raise InputError(
+                f"{model}: weight {name!r} is {value.data.dtype} {list(value.data.shape)}; "
+                f"the update is {array.dtype} {list(array.shape)}"
+            )
+        value.data = array
+
+
+def _constants(graph: Graph) -> Iterator[Value]:
+    """Constants of a graph and of its subgraphs."""
+    yield from (value for value in graph.values() if value.data is not None)
+    for node in graph.nodes:
+        for inner in subgraphs(node):
+            yield from _constants(inner)
 
 
 def _release(graph: Graph, segments: Sequence[Any]) -> None:

@@ -30,11 +30,11 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     Each round runs the whole program, so caches are as in use. Raises ValueError where the model
     has fallback segments.
     """
-    direct = session._direct
+    direct = session._state.direct
     if direct is None:
         raise ValueError(f"{session.name} is not one native segment; see explain()")
     runner = direct.runner
-    arrays, sizes = session._arguments.accept(inputs)
+    arrays, sizes = session._state.arguments.accept(inputs)
     ready = runner.bind(sizes)
     slot, results = runner.prepare(ready, direct.reads(arrays))
     bound, job = ready.bound, slot.job

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from engine.codegen.compiler import Compiler
 from engine.codegen.store import CodeStore
 from engine.codegen.target import Target, select
-from engine.errors import EngineError, InputError, RunError
+from engine.errors import EngineError, InputError, ModelError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
 from engine.plan.binding import BIND
@@ -24,6 +26,7 @@ from engine.plan.weights import WeightMemory
 from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
+from engine.update import Original, identity
 
 Report = Callable[[Progress], None]
 
@@ -68,30 +71,53 @@ class Pool:
             return self.gangs[threads]
 
 
+class _State:
+    """What a session runs: programs and weights that belong together. Never changed, only swapped,
+    so that a run that began on one state ends on it."""
+
+    def __init__(self, prepared: Prepared, gang: Gang) -> None:
+        self.closed = False
+        self.inputs, self.outputs = prepared.inputs, prepared.outputs
+        self.arguments = Arguments(prepared.name, prepared.inputs, prepared.guards)
+        self.explanation = prepared.explanation
+        self.weights = prepared.weights
+        self.executor = Executor(prepared.segments, gang, self.weights, prepared.name)
+        self.direct = Direct.of(self.executor.single, self.inputs, self.outputs)
+        self.fallbacks = prepared.fallbacks
+        self.name = prepared.name
+
+    def emptied(self, gang: Gang) -> _State:
+        """The same without programs and weights."""
+        state = copy(self)
+        state.closed = True
+        state.direct = None
+        state.weights = WeightMemory(0)
+        state.executor = Executor([], gang, state.weights, self.name)
+        return state
+
+
 class Session:
     """A loaded model. Thread-safe; made by `load`."""
 
-    def __init__(self, prepared: Prepared, pool: Pool, gang: Gang) -> None:
+    def __init__(
+        self, prepared: Prepared, pool: Pool, gang: Gang, original: Original | None = None
+    ) -> None:
         self.name = prepared.name
         self.inputs: tuple[TensorSpec, ...] = tuple(map(specify, prepared.inputs))
         self.outputs: tuple[TensorSpec, ...] = tuple(map(specify, prepared.outputs))
         self.batch_axis, self.batch_reason = prepared.batching
-        self._inputs, self._outputs = prepared.inputs, prepared.outputs
-        self._arguments = Arguments(self.name, prepared.inputs, prepared.guards)
-        self._explanation = prepared.explanation
         self._pool = pool
         self._gang = gang
-        self._weights = prepared.weights
-        self._executor = Executor(prepared.segments, gang, self._weights, self.name)
-        self._direct = Direct.of(self._executor.single, self._inputs, self._outputs)
-        self._fallbacks = prepared.fallbacks
-        if self._fallbacks:
+        self._state = _State(prepared, gang)
+        self._original = original
+        self._packs = Counter(prepared.packed)
+        self._updating = threading.Lock()
+        if self._state.fallbacks:
             from engine.runtime.blas import limit_blas_threads
 
             # numpy's products must not compete with the gang.
             limit_blas_threads(1)
         self._runs = 0
-        self._closed = False
 
     def run(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None
@@ -103,12 +129,13 @@ class Session:
         """
         if outputs is not None:
             self._check(outputs)
-        arrays, sizes = self._arguments.accept(inputs)
+        state = self._state
+        arrays, sizes = state.arguments.accept(inputs)
         self._runs += 1
-        direct = self._direct
+        direct = state.direct
         if direct is not None:
             return direct.named(direct.runner.run(sizes, direct.reads(arrays)), outputs)
-        return self._interpret(arrays, sizes, outputs)
+        return self._interpret(state, arrays, sizes, outputs)
 
     async def run_async(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None
@@ -117,14 +144,15 @@ class Session:
 
         A model with several segments runs in a worker thread instead.
         """
-        direct = self._direct
+        state = self._state
+        direct = state.direct
         if direct is None:
             import asyncio
 
             return await asyncio.to_thread(self.run, inputs, outputs)
         if outputs is not None:
             self._check(outputs)
-        arrays, sizes = self._arguments.accept(inputs)
+        arrays, sizes = state.arguments.accept(inputs)
         self._runs += 1
         results = await direct.runner.run_async(sizes, direct.reads(arrays))
         return direct.named(results, outputs)
@@ -138,22 +166,21 @@ class Session:
                 )
 
     def _interpret(
-        self, arrays: list[Any], known: Mapping[str, int], outputs: Sequence[str] | None
+        self,
+        state: _State,
+        arrays: list[Any],
+        known: Mapping[str, int],
+        outputs: Sequence[str] | None,
     ) -> dict[str, np.ndarray[Any, Any]]:
         """Run segment by segment."""
-        if self._closed:
+        if state.closed:
             raise RunError(f"{self.name} was closed; load it again")
-        values: Values = {id(v): array for v, array in zip(self._inputs, arrays, strict=True)}
+        values: Values = {id(v): array for v, array in zip(state.inputs, arrays, strict=True)}
         sizes = dict(known)
-        self._executor.run(values, sizes)
-        return self._leave(values, sizes, outputs)
-
-    def _leave(
-        self, values: Values, sizes: Mapping[str, int], outputs: Sequence[str] | None
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        given = {id(values[id(v)]) for v in self._inputs if id(v) in values}
+        state.executor.run(values, sizes)
+        given = {id(values[id(v)]) for v in state.inputs if id(v) in values}
         results: dict[str, np.ndarray[Any, Any]] = {}
-        for spec, value in zip(self.outputs, self._outputs, strict=True):
+        for spec, value in zip(self.outputs, state.outputs, strict=True):
             if outputs is None or spec.name in outputs:
                 array = content(value, values, sizes)
                 foreign = id(array) in given or array is value.data
@@ -162,11 +189,45 @@ class Session:
 
     def explain(self) -> Explanation:
         """What became of the model: passes, kernels, fallbacks and why, packed bytes."""
-        return self._explanation
+        return self._state.explanation
+
+    def update_weights(self, changes: Mapping[str, Any]) -> None:
+        """Give weights other values, by the names that the model's file has for them.
+
+        What depends on a changed weight is packed again, once, and nothing else; then weights and
+        programs are swapped together. A run that has begun ends on the old weights, one that
+        begins later runs on the new ones. An update that fails changes nothing. Raises InputError
+        for an unknown name or an array of another data type or shape, ModelError where the model
+        cannot run with these values, or its file has changed since.
+        """
+        with self._updating:
+            state = self._state
+            if state.closed:
+                raise RunError(f"{self.name} was closed; load it again")
+            if self._original is None:
+                raise ModelError(f"{self.name}: this session was not made by engine.load")
+            prepared, renewed = self._original.renew(changes, state.weights)
+            prepared = renamed(prepared, self.name)
+            if _interface(prepared) != (self.inputs, self.outputs, self.batch_axis):
+                raise InputError(
+                    f"{self.name}: {', '.join(changes)} decide the shapes of the model's inputs or "
+                    "outputs; load the changed model instead"
+                )
+            _link(prepared, self._pool.compiler)
+            self._original.commit(renewed)
+            self._packs.update(prepared.packed)
+            self._state = _State(prepared, self._gang)
+
+    @property
+    def packs_total(self) -> dict[str, int]:
+        """How often each weight was packed, by name: 1 after loading, and 1 for each update that
+        changed what it is made of."""
+        return dict(self._packs)
 
     def stats(self) -> dict[str, int | float]:
         """Counters: runs, binds, kernels compiled, packed bytes, code store hits and misses."""
-        runners = self._executor.runners()
+        state = self._state
+        runners = state.executor.runners()
         store = self._pool.compiler.store
         return {
             "runs": self._runs,
@@ -175,8 +236,9 @@ class Session:
             "bind_evictions": sum(runner.evictions for runner in runners),
             "bound_bytes": sum(runner.bound_bytes for runner in runners),
             "native_segments": len(runners),
-            "fallback_segments": self._fallbacks,
-            "weight_bytes": self._weights.size,
+            "fallback_segments": state.fallbacks,
+            "weight_bytes": state.weights.size,
+            "packs_total": self._packs.total(),
             "threads": self._gang.threads,
             "kernels_compiled": self._pool.compiler.compiled,
             "compile_seconds": self._pool.compiler.seconds,
@@ -190,10 +252,26 @@ class Session:
 
     def close(self) -> None:
         """Release programs and weights once the runs in flight have ended."""
-        self._closed = True
-        self._direct = None
-        self._weights = WeightMemory(0)
-        self._executor = Executor([], self._gang, self._weights, self.name)
+        with self._updating:
+            self._state = self._state.emptied(self._gang)
+
+
+def _interface(prepared: Prepared) -> tuple[Any, ...]:
+    """What callers see of a model."""
+    inputs, outputs = (tuple(map(specify, v)) for v in (prepared.inputs, prepared.outputs))
+    return inputs, outputs, prepared.batching[0]
+
+
+def _link(
+    prepared: Prepared, compiler: Compiler, report: Callable[[int, int], None] | None = None
+) -> None:
+    """Compile what is missing and give the programs the addresses of their kernels."""
+    programs = prepared.programs()
+    addresses = compiler.functions(
+        (spec for program in programs for spec in program.specs()), report
+    )
+    for program in programs:
+        program.link(addresses)
 
 
 def load(
@@ -222,6 +300,7 @@ def load(
     report("reading")
     pool = Pool.of(isa, Path(cache_dir) if cache_dir is not None else None)
     compiler, count = pool.compiler, usable(threads)
+    found = identity(source)
     key = pool.plans.key(source, compiler.target, count, winograd)
     prepared = pool.plans.get(key) if key is not None else None
     if prepared is None:
@@ -242,14 +321,11 @@ def load(
         trim()
     elif isinstance(source, str | Path):
         prepared = renamed(prepared, Path(source).stem)
-    programs = prepared.programs()
-    addresses = compiler.functions(
-        (spec for program in programs for spec in program.specs()),
-        lambda done, total: report("compiling", done, total),
-    )
-    for program in programs:
-        program.link(addresses)
-    session = Session(prepared, pool, pool.gang(count))
+    _link(prepared, compiler, lambda done, total: report("compiling", done, total))
+    if prepared.external:
+        found = identity(source, prepared.external)
+    original = Original(source, compiler.target, count, winograd, prepared.external, found)
+    session = Session(prepared, pool, pool.gang(count), original)
     compiler.release()
     report("ready", 1, 1)
     return session

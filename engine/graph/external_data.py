@@ -41,9 +41,9 @@ class ExternalData:
         self._mapped: dict[str, NDArray[np.uint8]] = {}
 
     @property
-    def used(self) -> bool:
-        """Whether any file was mapped."""
-        return bool(self._mapped)
+    def used(self) -> tuple[str, ...]:
+        """Locations of the files that were mapped."""
+        return tuple(self._mapped)
 
     def bytes_of(self, entries: Mapping[str, str], expected: int, where: str) -> NDArray[np.uint8]:
         """Bytes of one tensor, without copying.

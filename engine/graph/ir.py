@@ -93,8 +93,8 @@ class Graph:
     """Nodes in topological order, with the graph's inputs and outputs.
 
     Initialisers are values with `data`; one that is also listed as an input in the file counts as a
-    constant here. `captures` lists, for a subgraph, the outer values that it reads. `external` says
-    whether constants were read from files beside the model.
+    constant here. `captures` lists, for a subgraph, the outer values that it reads. `external`
+    names the files beside the model that constants were read from.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
     captures: list[Value] = field(default_factory=list)
-    external: bool = False
+    external: tuple[str, ...] = ()
 
     def values(self) -> Iterator[Value]:
         """Every value of the graph once: inputs, constants, node outputs, captures."""

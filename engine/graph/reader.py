@@ -57,7 +57,7 @@ def read(source: str | Path | bytes) -> Graph:
     graph = Converter(model, TensorReader(external), where).convert(initialisers, sparse)
     expand(graph, where)
     graph.name = graph.name or name
-    graph.external = external is not None and external.used
+    graph.external = external.used if external is not None else ()
     return graph
 
 

@@ -1,92 +1,73 @@
-"""Recurrent layers over whole sequences: the kernel family ``recurrent``.
+"""Recurrent layers over whole sequences: the kernel families ``recurrent`` and its beginning.
 
-The projections of all inputs, with their biases, are computed beforehand by one dot call. This
-kernel runs the steps: a work item is a block of rows (sequences) of one direction, from the first
-step to the last, with its state in scratch. Per step and panel of hidden columns a register tile
-multiplies the rows' states with the recurrent weights of all gates of these columns, then the
-gates are combined while the sums are in L1. Weights are read once per step and row tile.
+The projections of all inputs, with their biases, are computed beforehand by one dot call, and
+``recurrent_start`` writes the initial states. ``recurrent`` then runs the steps. Its work items are
+members of teams (`engine.kernels.recurrent_team`): a team carries a block of rows (sequences) of
+one direction from the first step to the last, and its members share the panels of hidden columns.
+Per step and panel a register tile multiplies the rows' states with the recurrent weights of all
+gates of these columns, then the gates are combined while the sums are in L1.
 
 Hidden columns are padded to whole vectors, ``padded`` in all. Formats, ``[...]`` row-major:
 
 - recurrent weights: [directions, panels, padded, gates, lanes]: row k of a panel holds, gate by
   gate, what state k adds to the panel's columns;
-- projections: per step and row [directions, panels, gates, lanes].
+- projections: per step and row [directions, panels, gates, lanes];
+- states: [planes, directions, rows] rows of ``pitch`` bytes; the first two planes hold the state
+  of even and odd steps, then follow an LSTM's cell, or a GRU's update gate and gated state.
 
 Every sum over the state runs in the order of k in one accumulator, so the result does not depend
-on how rows are blocked. Gates are in ONNX order: LSTM input, output, forget, cell; GRU update,
-reset, hidden. A GRU that applies the reset gate before the product (cell ``gru``) needs its hidden
-gate in a second pass over its own weights ``r2``; ``gru_linear`` applies it afterwards.
+on how rows are blocked or panels shared. Gates are in ONNX order: LSTM input, output, forget, cell;
+GRU update, reset, hidden. A GRU that applies the reset gate before the product (cell ``gru``) needs
+its hidden gate in a second pass over its own weights ``r2``; ``gru_linear`` applies it afterwards.
+
+Every other step walks the panels backwards: what a cache holds of the weights is what was read
+last, and a cyclic walk over more than fits would always find it gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import llvmlite.ir as ir
+
 from engine.codegen.abi import Layout, Status
-from engine.codegen.builder import F32, I32, I64, PTR, KernelBuilder, Val
+from engine.codegen.builder import I32, I64, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
-from engine.kernels.activations import activation
+from engine.kernels.activations import activation, joined_cell, joined_output, joined_update
+from engine.kernels.recurrent_team import phases
+from engine.kernels.recurrent_tiles import (
+    PASSES,
+    Tile,
+    chunk_steps,
+    emit_tile,
+    prefetch,
+    several_tiles,
+    single_tiles,
+)
 from engine.kernels.strips import Lanes
+from engine.kernels.walker import Walker
 
 GATES: Final = {"lstm": 4, "gru": 3, "gru_linear": 3, "rnn": 1}
 """Gates of each cell, in projections."""
 
-PASSES: Final = {"lstm": (4,), "gru": (2, 1), "gru_linear": (3,), "rnn": (1,)}
-"""Gates whose recurrent sums each pass over the panels computes."""
+PLANES: Final = {"lstm": 3, "gru": 4, "gru_linear": 2, "rnn": 2}
+"""Planes of states: the state twice, and what else a cell keeps of each row."""
 
-Combine = Callable[[Val, Val, Val], None]
-"""Called with a row of the block, a panel and the place of their sums."""
+_CELL: Final = 2
+_UPDATE: Final = 2
+_GATED: Final = 3
+"""Planes of an LSTM's cell, and of a GRU's update gate and gated state."""
 
-_CHAINS: Final = 8
-"""Independent accumulators that hide the latency of multiply-add at full speed."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A register tile: rows of states times panels of weights."""
-
-    rows: int
-    panels: int
-
-
-def single_tiles(target: Target, gates: int) -> list[Tile]:
-    """Tiles of one row, narrowest first: as many panels as hide the latency, and their halves."""
-    wanted = max(1, _CHAINS // gates)
-    panels = min(wanted, max(1, (target.registers - 2) // gates))
-    return [Tile(1, 1 << shift) for shift in range(panels.bit_length())]
-
-
-def several_tiles(target: Target, gates: int) -> list[Tile]:
-    """Tiles of two and more rows, lowest first, all of the same number of panels.
-
-    Accumulators, the weights of one step and a broadcast must fit the registers; more than eight
-    rows have no registers for their pointers. Taking four gates in two halves allows more rows, but
-    has not run faster with 16 registers or 32 (measured on a Xeon at 2.5 GHz, hidden sizes 64-512).
-    """
-    panels = 2 if gates == 1 else 1
-    width = gates * panels
-    most = min(8, (target.registers - width - 1) // width)
-    return [Tile(rows, panels) for rows in range(2, most + 1)]
-
-
-def scratch_bytes(cell: str, target: Target) -> tuple[int, int]:
-    """Scratch as (bytes in all, and bytes per row and padded hidden column on top)."""
-    widest = max(
-        gates * tile.rows * tile.panels
-        for gates in PASSES[cell]
-        for tile in (*single_tiles(target, gates), *several_tiles(target, gates))
-    )
-    states = {"lstm": 3, "gru": 4, "gru_linear": 2, "rnn": 2}[cell]
-    return widest * target.vector_bytes + 64, states * 4
+_PLACE: Final = "hidden padded pitch plane"
 
 
 def _layout(options: Options) -> Layout:
-    tensors = ["x", "r"]
-    ints = ["steps", "rows", "row_block", "row_blocks", "hidden", "padded", "reverse"]
-    ints.extend(("x_t", "x_b"))
+    tensors = ["x", "r", "state", "shared"]
+    ints = ["steps", "rows", "row_block", "row_blocks", "team", "share", "team_bytes", "reverse"]
+    ints.extend((*_PLACE.split(), "x_t", "x_b"))
     cell = options["cell"]
     if cell == "gru":
         tensors.append("r2")
@@ -96,7 +77,7 @@ def _layout(options: Options) -> Layout:
         tensors.append("peephole")
     if options["lengths"]:
         tensors.append("lengths")
-    for name in (*options["initial"], *options["outputs"]):
+    for name in options["outputs"]:
         tensors.append(name)
         ints.extend((f"{name}_d", f"{name}_b"))
         if name == "y":
@@ -104,18 +85,45 @@ def _layout(options: Options) -> Layout:
     return Layout.of(" ".join(tensors), " ".join(ints), "clip" if options["clip"] else "")
 
 
+@dataclass(frozen=True)
+class _Group:
+    """What a team works on: a direction, and `rows` rows from row `first` on."""
+
+    direction: Val
+    first: Val
+    rows: Val
+    reversed_: Val
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """A row of the group and a panel: what a vector of gates belongs to."""
+
+    row: Val
+    panel: Val
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step: its number, and where the states before and after it lie."""
+
+    number: Val
+    old: Val
+    new: Val
+
+
 class _Recurrent:
     """Generator of one recurrent kernel."""
 
     def __init__(self, symbol: str, target: Target, options: Options) -> None:
-        k = self.k = KernelBuilder(symbol, target, _layout(options))
+        k = self.k = Walker(symbol, target, _layout(options))
         self.options = options
         self.cell: str = options["cell"]
         self.functions: Sequence[Sequence[Any]] = options["activations"]
         self.lanes = Lanes(k, "float32")
         self.tiles = {
             gates: {
-                tile: self.tile(gates, tile)
+                tile: emit_tile(k, self.lanes, gates, tile)
                 for tile in (*single_tiles(target, gates), *several_tiles(target, gates))
             }
             for gates in PASSES[self.cell]
@@ -123,251 +131,330 @@ class _Recurrent:
         fields = k.layout.fields
         self.p = {n: k.tensor(n) for n, f in fields.items() if f.kind == "tensor"}
         self.n = {n: k.int(n) for n, f in fields.items() if f.kind == "int"}
-        self.clip = self.lanes.splat(k.float("clip")) if options["clip"] else None
-        self.pitch = self.n["padded"] * 4
+        self.clip = k.float("clip") if options["clip"] else None
+        self.pitch = self.n["pitch"]
         self.panels = self.n["padded"] // self.lanes.count
-
-    def tile(self, gates: int, tile: Tile) -> Any:
-        """Function that multiplies a tile's rows of states with its panels of weights.
-
-        Arguments: states, bytes between rows, weights, bytes between panels, sums
-        [rows, panels, gates, lanes] to be written, length of a state.
-        """
-        k, lanes = self.k, self.lanes
-        rows, panels = tile.rows, tile.panels
-        unroll = 4 if rows * panels * gates <= 12 else 2
-        name = f"tile_{gates}_{rows}_{panels}"
-        function = k.local_function(name, [PTR, I64, PTR, I64, PTR, I64])
-        with k.within(function) as (states, pitch, weights, panel, sums, length):
-            row_shifts = [pitch * row for row in range(rows)]
-            panel_shifts = [panel * p for p in range(panels)]
-            columns = [(p, g) for p in range(panels) for g in range(gates)]
-            totals = [[k.variable(lanes.fill(0)) for _ in columns] for _ in range(rows)]
-            state, weight = k.variable(states), k.variable(weights)
-            with k.loop(0, length, unroll):
-                for step in range(unroll):
-                    factors = [
-                        k.load(
-                            weight.get() + panel_shifts[p] + (step * gates + g) * lanes.bytes,
-                            lanes.kind,
-                        )
-                        for p, g in columns
-                    ]
-                    for row in range(rows):
-                        value = k.load(state.get() + row_shifts[row] + step * 4, F32)
-                        spread = lanes.splat(value)
-                        for total, factor in zip(totals[row], factors, strict=True):
-                            total.set(k.fma(spread, factor, total.get()))
-                state.add(unroll * 4)
-                weight.add(unroll * gates * lanes.bytes)
-            for index, total in enumerate(total for row in totals for total in row):
-                k.store(total.get(), sums + index * lanes.bytes)
-            k.ret()
-        return function
+        self.sums = k.scratch()
 
     def build(self) -> str:
         """IR text of the kernel."""
         k, n = self.k, self.n
         with k.loop(k.begin, k.end) as item:
-            direction = item // n["row_blocks"]
-            first = item % n["row_blocks"] * n["row_block"]
+            member, number = item % n["team"], item // n["team"]
+            direction = number // n["row_blocks"]
+            first = number % n["row_blocks"] * n["row_block"]
             rows = k.minimum(n["rows"] - first, n["row_block"])
             reversed_ = (direction + n["reverse"]).equals(1)
-            self.block(direction, first, rows, reversed_)
+            group = _Group(direction, first, rows, reversed_)
+            self.sequence(group, k.offset(self.p["shared"], number * n["team_bytes"]), member)
         k.ret()
         return str(k.module)
 
-    def block(self, direction: Val, first: Val, rows: Val, reversed_: Val) -> None:
-        """All steps of a block of rows."""
+    def sequence(self, group: _Group, shared: Val, member: Val) -> None:
+        """All steps of a block of rows, as one member of its team."""
         k, n = self.k, self.n
         if self.options["lengths"]:
-            with k.loop(0, rows) as row:
-                length = self.length_of(first + row)
+            with k.loop(0, group.rows) as row:
+                length = self.length_of(group.first + row)
                 with k.when((length < 0) | (length > n["steps"])):
                     k.ret(Status.INDEX_OUT_OF_RANGE)
-        area = rows * self.pitch
-        old = k.variable(k.scratch())
-        new = k.variable(k.scratch() + area)
-        rest = k.scratch() + area * 2
-        places: dict[str, Val] = {}
-        for name in {"lstm": ("c",), "gru": ("z", "rh")}.get(self.cell, ()):
-            places[name] = rest
-            rest = rest + area
-        self.initialise("h0", old.get(), direction, first, rows)
-        if self.cell == "lstm":
-            self.initialise("c0", places["c"], direction, first, rows)
-        with k.loop(0, n["steps"]) as step:
-            for number, gates in enumerate(PASSES[self.cell]):
+        passes = PASSES[self.cell]
 
-                def combine(row: Val, panel: Val, sums: Val, number: int = number) -> None:
-                    states = (old.get(), new.get(), places)
-                    self.combine(
-                        number, sums, row, panel, states, direction, first, step, reversed_
-                    )
+        def compute(block: Val, phase: Val) -> None:
+            number = phase // len(passes)
+            odd = (number & 1).equals(1)
+            even_state, odd_state = self.plane(0, group), self.plane(1, group)
+            old = k.select(odd, odd_state, even_state)
+            new = k.select(odd, even_state, odd_state)
+            step = _Step(number, old, new)
+            low = block * n["share"]
+            high = k.minimum(low + n["share"], self.panels)
+            for index in range(len(passes)):
+                if len(passes) == 1:
+                    self.run_pass(index, group, step, low, high)
+                else:
+                    with k.when((phase % len(passes)).equals(index)):
+                        self.run_pass(index, group, step, low, high)
 
-                states = old.get() if number == 0 else places["rh"]
-                self.run_pass(number, gates, states, rest, direction, rows, combine)
-            swapped = old.get()
-            old.set(new.get())
-            new.set(swapped)
-        self.finish("yh", old.get(), direction, first, rows)
+        phases(k, shared, n["team"], member, n["steps"] * len(passes), compute)
+        first = member * n["share"]
+        columns = k.minimum(first + n["share"], self.panels) - first
+        last = k.select((n["steps"] & 1).equals(1), self.plane(1, group), self.plane(0, group))
+        self.finish("yh", last, group, first, columns)
         if self.cell == "lstm":
-            self.finish("yc", places["c"], direction, first, rows)
+            self.finish("yc", self.plane(_CELL, group), group, first, columns)
+
+    def plane(self, number: int, group: _Group) -> Val:
+        """First row of the group in a plane of states."""
+        row = group.direction * self.n["rows"] + group.first
+        return self.p["state"] + self.n["plane"] * number + row * self.pitch
 
     def length_of(self, row: Val) -> Val:
         """Steps of a row's sequence."""
         return self.k.convert(self.k.load(self.p["lengths"] + row * 4, I32), I64)
 
-    def initialise(self, name: str, state: Val, direction: Val, first: Val, rows: Val) -> None:
-        """Fill a state from the initial one, or with zeros; padding columns are zero."""
-        k, n, lanes = self.k, self.n, self.lanes
-        given = name in self.options["initial"]
-        with k.loop(0, rows) as row:
-            target = state + row * self.pitch
-            lanes.sweep(n["padded"], 1, lambda part: part.store(lanes.fill(0), target))
-            if given:
-                source = self.row_of(name, direction, first + row)
-                lanes.sweep(n["hidden"], 1, lambda part: part.store(part.load(source), target))
-
-    def finish(self, name: str, state: Val, direction: Val, first: Val, rows: Val) -> None:
-        """Write a last state where it is an output."""
+    def finish(self, name: str, state: Val, group: _Group, panel: Val, panels: Val) -> None:
+        """Write some panels of a last state where it is an output."""
         if name not in self.options["outputs"]:
             return
-        with self.k.loop(0, rows) as row:
-            source = state + row * self.pitch
-            target = self.row_of(name, direction, first + row)
-            self.lanes.sweep(
-                self.n["hidden"], 1, lambda part: part.store(part.load(source), target)
-            )
+        start = panel * self.lanes.count
+        columns = self.k.minimum(self.n["hidden"] - start, panels * self.lanes.count)
+        with self.k.loop(0, group.rows) as row:
+            source = state + row * self.pitch + start * 4
+            target = self.row_of(name, group.direction, group.first + row) + start * 4
+            self.lanes.sweep(columns, 1, lambda part: part.store(part.load(source), target))
 
     def row_of(self, name: str, direction: Val, row: Val) -> Val:
         """First element of a row of a tensor with a stride per direction and row."""
         return self.p[name] + (direction * self.n[f"{name}_d"] + row * self.n[f"{name}_b"]) * 4
 
-    def run_pass(
+    def run_pass(self, number: int, group: _Group, step: _Step, low: Val, high: Val) -> None:
+        """One pass over the panels from `low` to `high`, for all rows of the group.
+
+        A single row takes several panels at a time, several rows fewer; panels left over for
+        several rows go row by row.
+        """
+        k = self.k
+        gates = PASSES[self.cell][number]
+        tiles = self.tiles[gates]
+        panel_bytes = self.n["padded"] * (4 * gates * self.lanes.count)
+        weights = self.p["r" if number == 0 else "r2"] + group.direction * self.panels * panel_bytes
+        states = step.old if number == 0 else self.plane(_GATED, group)
+        tall = max(tile.panels for tile in tiles if tile.rows > 1)
+        single = group.rows.equals(1)
+        backwards = (step.number & 1).equals(1)
+        taken = k.variable(0, I64)
+        count = high - low
+        with k.while_(lambda: taken.get() < count):
+            left = count - taken.get()
+            width = k.variable(k.const(1))
+            for tile in tiles:
+                if tile.rows == 1:
+                    width.set(k.select(single & (left >= tile.panels), tile.panels, width.get()))
+            wide = k.select(single, k.const(0), k.select(left >= tall, k.const(1), 0)).differs(0)
+            width.set(k.select(wide, k.const(tall), width.get()))
+            panel = k.select(backwards, high - taken.get() - width.get(), low + taken.get())
+            source = weights + panel * panel_bytes
+            if number == 0 and not self.options["lengths"]:
+                self.expect(group, step, panel, width.get())
+            with k.branch(wide) as (bands, singles):
+                with bands:
+                    self.bands(tiles, tall, gates, states, source, panel_bytes, group.rows)
+                with singles, k.loop(0, group.rows) as row:
+                    place = self.sums + row * width.get() * (gates * self.lanes.bytes)
+                    for tile, function in tiles.items():
+                        if tile.rows == 1:
+                            with k.when(width.get().equals(tile.panels)):
+                                state = states + row * self.pitch
+                                arguments = [state, self.pitch, source, panel_bytes, place]
+                                k.call(function, [*arguments, self.n["padded"], 0])
+            self.combine_all(number, width.get(), panel, group, step)
+            taken.add(width.get())
+
+    def bands(
         self,
-        number: int,
+        tiles: dict[Tile, Any],
+        panels: int,
         gates: int,
         states: Val,
-        sums: Val,
-        direction: Val,
+        weights: Val,
+        panel_bytes: Val,
         rows: Val,
-        combine: Combine,
     ) -> None:
-        """Sums of one pass for all panels and rows, each handed to `combine`.
+        """Sums of several rows in bands of nearly equal height.
 
-        A single row takes several panels at a time, several rows fewer in tiles of nearly equal
-        height; panels left over for several rows go row by row.
+        Where there is more than one band, weights are taken in chunks that stay in L1 until the
+        last band has used them.
         """
-        k, lanes, tiles = self.k, self.lanes, self.tiles[gates]
-        panel_bytes = self.pitch * (gates * lanes.count)
-        weights = self.p["r" if number == 0 else "r2"] + direction * self.panels * panel_bytes
-        singles = [tile.panels for tile in tiles if tile.rows == 1]
-        tallest = max(tiles, key=lambda tile: tile.rows)
-        first_panel = k.variable(0, I64)
-        with k.while_(lambda: first_panel.get() < self.panels):
-            left = self.panels - first_panel.get()
-            single = rows.equals(1)
-            narrow = left < tallest.panels
-            most = k.select(single | narrow, k.const(1), tallest.rows)
-            width = k.select(single | narrow, k.const(1), tallest.panels)
-            for panels in singles[1:]:
-                width = k.select(single & (left >= panels), panels, width)
-            source = weights + first_panel.get() * panel_bytes
-            first_row = k.variable(0, I64)
-            bands = k.variable((rows + most - 1) // most)
-            with k.while_(lambda: first_row.get() < rows):
-                height = (rows - first_row.get() + bands.get() - 1) // bands.get()
-                state = states + first_row.get() * self.pitch
-                for tile, function in tiles.items():
-                    with k.when(height.equals(tile.rows) & width.equals(tile.panels)):
-                        arguments = [state, self.pitch, source, panel_bytes, sums]
-                        k.call(function, [*arguments, self.n["padded"]])
-                with k.loop(0, height) as row, k.loop(0, width) as panel:
-                    place = sums + (row * width + panel) * (gates * lanes.bytes)
-                    combine(first_row.get() + row, first_panel.get() + panel, place)
-                first_row.add(height)
-                bands.add(-1)
-            first_panel.add(width)
+        k, n = self.k, self.n
+        heights = {tile.rows: f for tile, f in tiles.items() if tile.panels == panels}
+        most = max(heights)
+        bands = (rows + most - 1) // most
+        low, rest = rows // bands, rows % bands
+        length = chunk_steps(k.target, gates, panels)
+        length_ = k.select(bands.equals(1), n["padded"], length)
+        row_bytes = panels * gates * self.lanes.bytes
+        with k.loop(0, n["padded"], length_) as start:
+            steps = k.minimum(n["padded"] - start, length_)
+            resume = k.select(start > 0, k.const(1), 0)
+            source = weights + start * (gates * self.lanes.bytes)
+            row = k.variable(k.const(0))
+            with k.loop(0, bands) as band:
+                height = k.select(band < rest, low + 1, low)
+                state = states + row.get() * self.pitch + start * 4
+                place = self.sums + row.get() * row_bytes
+                for rows_, function in heights.items():
+                    with k.when(height.equals(rows_)):
+                        arguments = [state, self.pitch, source, panel_bytes, place, steps, resume]
+                        k.call(function, arguments)
+                row.add(height)
+
+    def time_of(self, group: _Group, step: Val, last: Val) -> Val:
+        """Place in the sequence of a step of a row that has `last` steps."""
+        return self.k.select(group.reversed_, last - 1 - step, step)
+
+    def inputs_of(self, group: _Group, row: Val, panel: Val, time: Val) -> Val:
+        """Projections of a row's gates in a panel."""
+        gates = GATES[self.cell]
+        inputs = self.p["x"] + (time * self.n["x_t"] + (group.first + row) * self.n["x_b"]) * 4
+        return inputs + (group.direction * self.panels + panel) * (gates * self.lanes.bytes)
+
+    def expect(self, group: _Group, step: _Step, panel: Val, panels: Val) -> None:
+        """Prefetch the projections of the next panels: the tile hides the time that takes."""
+        k = self.k
+        time = self.time_of(group, step.number, self.n["steps"])
+        row_bytes = panels * (GATES[self.cell] * self.lanes.bytes)
+        with k.loop(0, group.rows) as row:
+            inputs = self.inputs_of(group, row, panel, time)
+            with k.loop(0, row_bytes, 64) as line:
+                prefetch(k, inputs + line)
+
+    def combine_all(self, number: int, width: Val, panel: Val, group: _Group, step: _Step) -> None:
+        """Gates of all rows in `width` panels, two vectors at a time.
+
+        The functions of a gate are long chains of instructions that wait for each other; two
+        chains side by side keep the core busy.
+        """
+        k = self.k
+        sums_bytes = PASSES[self.cell][number] * self.lanes.bytes
+        # Widths are powers of two.
+        zero = Val(k, ir.Constant(ir.IntType(1), 0))
+        shift = k.intrinsic("llvm.cttz.i64", I64, [width, zero])
+        count = group.rows << shift
+
+        def spot(index: Val) -> _Spot:
+            return _Spot(index >> shift, panel + (index & (width - 1)))
+
+        pairs = count & -2
+        with k.loop(0, pairs, 2) as index:
+            spots = [spot(index), spot(index + 1)]
+            self.combine(number, self.sums + index * sums_bytes, spots, group, step)
+        with k.when(pairs < count):
+            self.combine(number, self.sums + pairs * sums_bytes, [spot(pairs)], group, step)
 
     def combine(
-        self,
-        number: int,
-        sums: Val,
-        row: Val,
-        panel: Val,
-        states: tuple[Val, Val, dict[str, Val]],
-        direction: Val,
-        first: Val,
-        step: Val,
-        reversed_: Val,
+        self, number: int, sums: Val, spots: Sequence[_Spot], group: _Group, step: _Step
     ) -> None:
-        """Gates and new state of one row in one panel."""
+        """Gates and new states of one or two rows and panels, whose sums lie side by side."""
         k, n, lanes = self.k, self.n, self.lanes
-        old, new, places = states
-        gates = GATES[self.cell]
-        column = panel * lanes.bytes
-        place = row * self.pitch + column
-        last = n["steps"]
+        direction = group.direction
+        gates, summed = GATES[self.cell], PASSES[self.cell][number]
+        columns = [spot.panel * lanes.bytes for spot in spots]
+        places = [s.row * self.pitch + column for s, column in zip(spots, columns, strict=True)]
+        times = [self.time_of(group, step.number, n["steps"]) for _ in spots]
         active: Val | None = None
         if self.options["lengths"]:
-            last = self.length_of(first + row)
-            active = step < last
-        time = k.select(reversed_, last - 1 - step, step)
-        if active is not None:
-            time = k.select(active, time, step)
-        inputs = self.p["x"] + (time * n["x_t"] + (first + row) * n["x_b"]) * 4
-        inputs = inputs + (direction * self.panels + panel) * (gates * lanes.bytes)
-        x = [k.load(inputs + g * lanes.bytes, lanes.kind) for g in range(gates)]
-        total = [
-            k.load(sums + g * lanes.bytes, lanes.kind) for g in range(PASSES[self.cell][number])
+            ends = [self.length_of(group.first + spot.row) for spot in spots]
+            running = [step.number < end for end in ends]
+            times = [
+                k.select(runs, self.time_of(group, step.number, end), step.number)
+                for runs, end in zip(running, ends, strict=True)
+            ]
+            active = self.wide([k.splat(runs, lanes.count) for runs in running])
+        inputs = [
+            self.inputs_of(group, spot.row, spot.panel, time)
+            for spot, time in zip(spots, times, strict=True)
         ]
-        before = k.load(old + place, lanes.kind)
+        x = [self.load(inputs, g * lanes.bytes) for g in range(gates)]
+        starts = [sums + i * (summed * lanes.bytes) for i in range(len(spots))]
+        total = [self.load(starts, g * lanes.bytes) for g in range(summed)]
+
+        def of(plane: Val) -> list[Val]:
+            return [plane + place for place in places]
+
+        before = self.load(of(step.old))
         if self.cell == "gru" and number == 0:
-            k.store(self.act(0, x[0] + total[0]), places["z"] + place)
-            k.store(self.act(0, x[1] + total[1]) * before, places["rh"] + place)
+            self.store(x[0] + total[0], of(self.plane(_UPDATE, group)))
+            self.store(self.act(0, x[1] + total[1]) * before, of(self.plane(_GATED, group)))
             return
         if self.cell == "lstm":
-            memory = places["c"] + place
-            cell = k.load(memory, lanes.kind)
-            after, cell_after = self.lstm(x, total, cell, direction, column)
-            k.store(cell_after if active is None else k.select(active, cell_after, cell), memory)
+            memory = of(self.plane(_CELL, group))
+            cell = self.load(memory)
+            after, cell_after = self.lstm(x, total, cell, direction, columns)
+            self.store(cell_after if active is None else k.select(active, cell_after, cell), memory)
         elif self.cell == "rnn":
             after = self.act(0, x[0] + total[0])
         else:
             if self.cell == "gru":
-                update = k.load(places["z"] + place, lanes.kind)
-                hidden = self.act(1, x[2] + total[0])
+                update = self.load(of(self.plane(_UPDATE, group)))
+                hidden = x[2] + total[0]
             else:
-                update = self.act(0, x[0] + total[0])
-                bias = k.load(self.p["rb"] + direction * self.pitch + column, lanes.kind)
+                start = self.p["rb"] + direction * (n["padded"] * 4)
+                bias = self.load([start + column for column in columns])
                 reset = self.act(0, x[1] + total[1])
-                hidden = self.act(1, k.fma(reset, total[2] + bias, x[2]))
-            after = k.fma(update, before - hidden, hidden)
+                hidden = k.fma(reset, total[2] + bias, x[2])
+                update = x[0] + total[0]
+            if self.usual("Sigmoid", "Tanh"):
+                after = joined_update(k, self.held(update), self.held(hidden), before)
+            else:
+                update, hidden = self.act(0, update), self.act(1, hidden)
+                after = k.fma(update, before - hidden, hidden)
         shown = after
         if active is not None:
             after, shown = k.select(active, after, before), k.select(active, after, 0.0)
-        k.store(after, new + place)
+        self.store(after, of(step.new))
         if "y" in self.options["outputs"]:
-            row_start = self.row_of("y", direction, first + row) + time * n["y_t"] * 4
-            room = n["hidden"] - panel * lanes.count
-            with k.branch(room >= lanes.count) as (whole, partly):
-                with whole:
-                    k.store(shown, row_start + column)
-                with partly:
-                    k.masked_store(shown, row_start + column, k.mask(room, lanes.count))
+            for part, spot in enumerate(spots):
+                row_start = self.row_of("y", direction, group.first + spot.row)
+                target = row_start + times[part] * n["y_t"] * 4 + columns[part]
+                room = n["hidden"] - spot.panel * lanes.count
+                self.store_part(self.part(shown, part), target, room)
+
+    def store_part(self, value: Val, target: Val, room: Val) -> None:
+        """Store the lanes of a vector for which there is room."""
+        k, count = self.k, self.lanes.count
+        with k.branch(room >= count) as (whole, partly):
+            with whole:
+                k.store(value, target)
+            with partly:
+                k.masked_store(value, target, k.mask(room, count))
+
+    def wide(self, parts: Sequence[Val]) -> Val:
+        """Vectors side by side in one."""
+        if len(parts) == 1:
+            return parts[0]
+        return self.k.shuffle(parts[0], parts[1], range(2 * self.lanes.count))
+
+    def part(self, value: Val, number: int) -> Val:
+        """Vector number `number` of a wide one."""
+        count = self.lanes.count
+        if value.type.count == count:
+            return value
+        return self.k.shuffle(value, value, range(number * count, (number + 1) * count))
+
+    def load(self, pointers: Sequence[Val], shift: int = 0) -> Val:
+        """Vectors at some pointers, side by side."""
+        return self.wide([self.k.load(p + shift, self.lanes.kind) for p in pointers])
+
+    def store(self, value: Val, pointers: Sequence[Val]) -> None:
+        """Store the vectors that lie side by side in `value`."""
+        for number, pointer in enumerate(pointers):
+            self.k.store(self.part(value, number), pointer)
 
     def lstm(
-        self, x: list[Val], total: list[Val], cell: Val, direction: Val, column: Val
+        self,
+        x: list[Val],
+        total: list[Val],
+        cell: Val,
+        direction: Val,
+        columns: Sequence[Val],
     ) -> tuple[Val, Val]:
         """New state and cell of an LSTM."""
         k = self.k
         i, o, f, c = (a + b for a, b in zip(x, total, strict=True))
         peepholes: list[Val] = []
         if self.options["peephole"]:
-            start = self.p["peephole"] + direction * (self.pitch * 3) + column
-            peepholes = [k.load(start + self.pitch * gate, self.lanes.kind) for gate in range(3)]
+            wide = self.n["padded"] * 4
+            start = self.p["peephole"] + direction * (wide * 3)
+            rows = [start + column for column in columns]
+            peepholes = [self.load([row + wide * gate for row in rows]) for gate in range(3)]
             i, f = k.fma(peepholes[0], cell, i), k.fma(peepholes[2], cell, f)
+        if self.usual("Sigmoid", "Tanh", "Tanh") and not self.options["input_forget"]:
+            i, f, c = (self.held(gate) for gate in (i, f, c))
+            after = joined_cell(k, i, f, c, cell)
+            if peepholes:
+                o = k.fma(peepholes[1], after, o)
+            return joined_output(k, self.held(o), after), after
         i = self.act(0, i)
         f = 1.0 - i if self.options["input_forget"] else self.act(0, f)
         after = k.fma(f, cell, i * self.act(1, c))
@@ -375,10 +462,21 @@ class _Recurrent:
             o = k.fma(peepholes[1], after, o)
         return self.act(0, o) * self.act(2, after, clip=False), after
 
+    def usual(self, *names: str) -> bool:
+        """Whether the cell's activations are these."""
+        return tuple(name for name, _, _ in self.functions) == names
+
+    def held(self, value: Val) -> Val:
+        """A gate's sum held to the clip range."""
+        if self.clip is None:
+            return value
+        clip = self.k.splat(self.clip, value.type.count)
+        return self.lanes.smaller(clip, self.lanes.larger(-clip, value))
+
     def act(self, number: int, value: Val, clip: bool = True) -> Val:
         """Activation number `number` of the cell, of a value held to the clip range."""
-        if clip and self.clip is not None:
-            value = self.lanes.smaller(self.clip, self.lanes.larger(-self.clip, value))
+        if clip:
+            value = self.held(value)
         name, alpha, beta = self.functions[number]
         return activation(self.k, name, value, alpha, beta)
 
@@ -387,4 +485,44 @@ def _build(symbol: str, target: Target, options: Options) -> str:
     return _Recurrent(symbol, target, options).build()
 
 
+def _start_layout(options: Options) -> Layout:
+    ints = ["rows", "words", *_PLACE.split()]
+    for name in options["initial"]:
+        ints.extend((f"{name}_d", f"{name}_b"))
+    tensors = ["state", "shared", *options["initial"]]
+    return Layout.of(" ".join(tensors), " ".join(ints))
+
+
+def _build_start(symbol: str, target: Target, options: Options) -> str:
+    """Initial states, or zeros; padding columns are zero. Items are directions."""
+    k = KernelBuilder(symbol, target, _start_layout(options))
+    lanes = Lanes(k, "float32")
+    n = {name: k.int(name) for name, f in k.layout.fields.items() if f.kind == "int"}
+    state, shared = k.tensor("state"), k.tensor("shared")
+    given = {name: k.tensor(name) for name in options["initial"]}
+    with k.when(k.begin.equals(0)), k.loop(0, n["words"]) as word:
+        k.store(k.const(0), shared + word * 8)
+
+    def fill(target: Val, source: Val | None) -> None:
+        lanes.sweep(n["padded"], 1, lambda part: part.store(lanes.fill(0), target))
+        if source is not None:
+            lanes.sweep(n["hidden"], 1, lambda part: part.store(part.load(source), target))
+
+    with k.loop(k.begin, k.end) as direction, k.loop(0, n["rows"]) as row:
+        for name, plane in (("h0", 0), ("c0", _CELL)):
+            if name == "c0" and options["cell"] != "lstm":
+                continue
+            to = state + n["plane"] * plane + (direction * n["rows"] + row) * n["pitch"]
+            source = None
+            if name in given:
+                shift = direction * n[f"{name}_d"] + row * n[f"{name}_b"]
+                source = given[name] + shift * 4
+            fill(to, source)
+    k.ret()
+    return str(k.module)
+
+
 register(Family("recurrent", "LSTM, GRU and RNN layers over whole sequences", _layout, _build))
+register(
+    Family("recurrent_start", "initial states of recurrent layers", _start_layout, _build_start)
+)

@@ -19,7 +19,9 @@ from engine.codegen.kernel import KernelSpec
 from engine.codegen.target import Target
 from engine.graph.dims import Dim
 from engine.graph.ir import Node, Value
+from engine.plan.packing import Origin
 from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor, product, row_major
+from engine.runtime.memory import address
 
 
 class NoKernel(Exception):  # noqa: N818 - a verdict that planning catches, not an error of the user
@@ -171,6 +173,12 @@ class Lowering:
             array = array.view(np.bool_)
         shape = tuple(Dim.of(n) for n in array.shape)
         buffer = Buffer(Space.WEIGHTS, len(self.weights), Dim.of(array.nbytes), name, array)
+        origin: Origin | None = getattr(data, "origin", None)
+        if origin is not None:
+            start = address(array) - origin.start
+            # A copy lies elsewhere.
+            if 0 <= start <= origin.size - array.nbytes:
+                buffer.origin, buffer.origin_start = origin, start
         self.weights.append(buffer)
         return Tensor(array.dtype, shape, row_major(shape), buffer)
 

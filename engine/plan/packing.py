@@ -4,22 +4,32 @@ The format is independent of the kernel that reads it: columns are cut into pane
 vectors, and a panel holds, for each step of K in the kernel's order (k3, k2, k1), its columns side
 by side: shape [panels, K, width], zero-padded to whole panels. Packing happens at load, once per
 weight; `packs_total` counts it.
+
+A weight update plans the model again. `reusing` then lets packing functions look up by a digest of
+their arguments what the session's memory holds already, so that only what changed is packed;
+`learning` fills that table, by a plan of the old weights in which nothing is packed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from engine.codegen.target import Target
+from engine.runtime.memory import address
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Counter:
-    """Packs done in this process, by weight name; the promise is one per update."""
+    """Packs done in this process; the promise is one per weight and update."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,6 +42,121 @@ class Counter:
 
 
 packs_total = Counter()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where packed bytes come from: a digest of the packing's arguments, whether they were packed
+    now, and the address and size of the whole packed array."""
+
+    key: bytes
+    fresh: bool
+    start: int
+    size: int
+
+
+class Packed(np.ndarray[Any, np.dtype[np.float32]]):
+    """An array made by packing; views of it know their origin."""
+
+    origin: Origin | None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.origin = getattr(obj, "origin", None)
+
+
+Pieces = dict[bytes, list[tuple[int, int, int]]]
+"""Where packed bytes lie in a session's memory, by key: (start in the packed array, bytes, offset
+in the memory)."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A session's memory, and what lies packed in it."""
+
+    memory: np.ndarray[Any, np.dtype[np.uint8]]
+    pieces: Pieces
+
+    def fill(self, key: bytes, target: np.ndarray[Any, Any]) -> bool:
+        """Copy a packed array from the memory; False where not all of it is there."""
+        flat = target.reshape(-1).view(np.uint8)
+        filled = 0
+        for start, size, offset in sorted(self.pieces.get(key, ())):
+            if start > filled:
+                return False
+            flat[start : start + size] = self.memory[offset : offset + size]
+            filled = max(filled, start + size)
+        return filled == flat.size
+
+
+class _Mode(threading.local):
+    """What packing does in this thread: pack, learn keys only, or reuse what is known."""
+
+    learn = False
+    known: Known | None = None
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """Let packing functions of this thread return arrays of the right shape, with no content."""
+    _mode.learn = True
+    try:
+        yield
+    finally:
+        _mode.learn = False
+
+
+@contextmanager
+def reusing(known: Known) -> Iterator[None]:
+    """Let packing functions of this thread take from `known` what was packed before."""
+    _mode.known = known
+    try:
+        yield
+    finally:
+        _mode.known = None
+
+
+_P = ParamSpec("_P")
+
+
+def packing(
+    shape: Callable[_P, tuple[int, ...]],
+) -> Callable[[Callable[_P, FloatArray]], Callable[_P, FloatArray]]:
+    """Declare a packing function; ``shape`` tells the shape of its result from its arguments."""
+
+    def declare(function: Callable[_P, FloatArray]) -> Callable[_P, FloatArray]:
+        @wraps(function)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> FloatArray:
+            key, fresh = b"", True
+            if _mode.learn or _mode.known is not None:
+                key = _digest(function.__name__, (*args, *kwargs.values()))
+                packed: FloatArray = np.empty(shape(*args, **kwargs), np.float32)
+                fresh = not _mode.learn
+                if _mode.known is not None and _mode.known.fill(key, packed):
+                    fresh = False
+            if fresh:
+                packed = np.ascontiguousarray(function(*args, **kwargs))
+                packs_total.add()
+            marked = packed.view(Packed)
+            marked.origin = Origin(key, fresh, address(packed), packed.nbytes)
+            return marked
+
+        return run
+
+    return declare
+
+
+def _digest(name: str, arguments: tuple[Any, ...]) -> bytes:
+    digest = hashlib.blake2b(name.encode(), digest_size=32)
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            digest.update(f"{argument.dtype}{argument.shape}".encode())
+            digest.update(np.ascontiguousarray(argument).reshape(-1).view(np.uint8).data)
+        else:
+            digest.update(repr(argument).encode())
+    return digest.digest()
 
 
 def panel_vectors(columns: int, target: Target) -> int:
@@ -52,15 +177,24 @@ def panel_vectors(columns: int, target: Target) -> int:
     return min(target.panel_vectors, key=lambda v: (cost(v), -v))
 
 
-def pack(matrices: np.ndarray[Any, Any], width: int) -> FloatArray:
-    """Panels of B.
+def _packed_shape(matrices: np.ndarray[Any, Any], width: int) -> tuple[int, ...]:
+    batch, depth, columns = matrices.shape
+    return batch, max(1, -(-columns // width)), depth, width
 
-    `matrices` has shape [batch, K, N], any strides; the result has shape
-    [batch, ceil(N / width), K, width], float32, zero in the padding.
+
+@packing(_packed_shape)
+def pack(matrices: np.ndarray[Any, Any], width: int) -> FloatArray:
+    """Panels of B, of shape [batch, ceil(N / width), K, width]; see `panels_of`."""
+    return panels_of(matrices, width)
+
+
+def panels_of(matrices: np.ndarray[Any, Any], width: int) -> FloatArray:
+    """What `pack` computes, for packing functions that prepare its argument.
+
+    `matrices` has shape [batch, K, N], any strides; the result is float32, zero in the padding.
     """
     batch, depth, columns = matrices.shape
-    panels = max(1, -(-columns // width))
-    packed = np.zeros((batch, panels, depth, width), np.float32)
+    packed = np.zeros(_packed_shape(matrices, width), np.float32)
     whole = columns // width
     if whole:
         body = matrices[:, :, : whole * width].reshape(batch, depth, whole, width)
@@ -68,7 +202,6 @@ def pack(matrices: np.ndarray[Any, Any], width: int) -> FloatArray:
     rest = columns - whole * width
     if rest:
         packed[:, whole, :, :rest] = matrices[:, :, whole * width :]
-    packs_total.add()
     return packed
 
 

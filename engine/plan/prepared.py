@@ -17,8 +17,8 @@ class Prepared:
     """A model after the offline phase, for one instruction set and number of threads.
 
     `guards` are pairs of dims that must be equal, each with what to say where they are not;
-    `batching` tells whether rows are independent and why, `external` whether constants came from
-    files beside the model.
+    `batching` tells whether rows are independent and why, `external` names the files beside the
+    model that constants came from, `packed` names the weights that were packed.
     """
 
     name: str
@@ -28,7 +28,8 @@ class Prepared:
     guards: tuple[tuple[Dim, Dim, str], ...]
     explanation: Explanation
     batching: tuple[bool, str]
-    external: bool
+    external: tuple[str, ...]
+    packed: tuple[str, ...]
     weights: WeightMemory
 
     def programs(self) -> list[Sealed]:

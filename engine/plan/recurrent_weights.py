@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.plan.packing import packing
+
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -35,6 +37,13 @@ def pack_projection(weights: FloatArray, gates: int, lanes: int) -> FloatArray:
     return np.ascontiguousarray(columns(weights, gates, lanes).reshape(-1, inputs).T)
 
 
+def _panels_shape(weights: FloatArray, gates: int, lanes: int) -> tuple[int, ...]:
+    directions, _, hidden = weights.shape
+    width = padded(hidden, lanes)
+    return directions, width // lanes, width, gates, lanes
+
+
+@packing(_panels_shape)
 def pack_recurrent(weights: FloatArray, gates: int, lanes: int) -> FloatArray:
     """[directions, gates * hidden, hidden] to [directions, panels, padded, gates, lanes]."""
     hidden = weights.shape[2]

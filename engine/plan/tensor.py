@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from engine.graph.dims import Dim
+from engine.plan.packing import Origin
 
 
 class Space(Enum):
@@ -30,7 +31,8 @@ class Buffer:
     """Memory of `size` bytes in a space.
 
     `index` counts inputs, outputs and weights; for the arena it is the buffer's number, whose
-    offset binding decides. `data` holds the content of a weight.
+    offset binding decides. `data` holds the content of a weight, `origin` what packed it if it was
+    packed, `origin_start` the byte of the packed array with which it begins.
     """
 
     space: Space
@@ -38,6 +40,8 @@ class Buffer:
     size: Dim
     name: str
     data: np.ndarray[Any, Any] | None = None
+    origin: Origin | None = None
+    origin_start: int = 0
 
 
 ONE: Final = Dim.of(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from engine.plan.packing import Pieces
 from engine.runtime.memory import Block
 
 if TYPE_CHECKING:
@@ -28,11 +29,8 @@ class WeightMemory:
         return self._block.array()[: self.size]
 
 
-def gather(buffers: Sequence[Buffer]) -> tuple[WeightMemory, dict[int, int]]:
-    """Move the buffers' content into one block, equal content once, and let go of the originals.
-
-    The second result gives the byte offset of a buffer by its index.
-    """
+def lay_out(buffers: Sequence[Buffer]) -> tuple[dict[int, int], int]:
+    """Byte offset of every buffer by its index, one for equal content, and the bytes in all."""
     offsets: dict[int, int] = {}
     places: dict[int, int] = {}
     size = 0
@@ -43,6 +41,15 @@ def gather(buffers: Sequence[Buffer]) -> tuple[WeightMemory, dict[int, int]]:
             places[key] = size
             size += -(-max(1, buffer.data.nbytes) // _ALIGNMENT) * _ALIGNMENT
         offsets[buffer.index] = places[key]
+    return offsets, size
+
+
+def gather(buffers: Sequence[Buffer]) -> tuple[WeightMemory, dict[int, int]]:
+    """Move the buffers' content into one block, equal content once, and let go of the originals.
+
+    The second result gives the byte offset of a buffer by its index.
+    """
+    offsets, size = lay_out(buffers)
     weights = WeightMemory(size)
     memory = weights.array()
     for buffer in buffers:
@@ -52,3 +59,21 @@ def gather(buffers: Sequence[Buffer]) -> tuple[WeightMemory, dict[int, int]]:
         memory[start : start + data.nbytes] = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         buffer.data = None
     return weights, offsets
+
+
+def packed_names(buffers: Sequence[Buffer]) -> tuple[str, ...]:
+    """Names of the weights that were packed while these buffers were planned, each once."""
+    found = (buffer.name for buffer in buffers if buffer.origin is not None and buffer.origin.fresh)
+    return tuple(dict.fromkeys(found))
+
+
+def pieces_of(buffers: Sequence[Buffer]) -> tuple[Pieces, int]:
+    """Where `gather` puts what was packed, by key, and the bytes it needs in all."""
+    offsets, size = lay_out(buffers)
+    pieces: Pieces = {}
+    for buffer in buffers:
+        if buffer.origin is not None:
+            assert buffer.data is not None
+            piece = (buffer.origin_start, buffer.data.nbytes, offsets[buffer.index])
+            pieces.setdefault(buffer.origin.key, []).append(piece)
+    return pieces, size

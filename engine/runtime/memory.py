@@ -9,26 +9,37 @@ from typing import Any, Final
 import numpy as np
 
 _HUGE: Final = 2 << 20
-"""Bytes of a huge page on x86-64; smaller blocks do not ask for them."""
+"""Bytes of a huge page on x86-64."""
+
+_WORTH_HUGE: Final = _HUGE // 4
+"""Smaller blocks do not ask for huge pages."""
 
 
 class Block:
     """An anonymous mapping of at least `size` bytes, aligned to a page.
 
-    Pages are committed when first touched, so a large reservation costs nothing by itself.
+    Pages are committed when first touched, so a large reservation costs nothing by itself. Blocks
+    of a huge page and more are aligned to one, since only whole aligned ones can become huge: their
+    physical addresses are contiguous, which spreads them evenly over the sets of a cache.
     """
 
     def __init__(self, size: int, huge: bool = True) -> None:
         self.size = max(size, mmap.PAGESIZE)
-        self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if huge and self.size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        wide = huge and self.size >= _WORTH_HUGE and hasattr(mmap, "MADV_HUGEPAGE")
+        if wide:
+            self.size = -(-self.size // _HUGE) * _HUGE if self.size < _HUGE else self.size
+        room = self.size + (_HUGE if wide else 0)
+        self._map = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if wide:
             self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._view = (ctypes.c_char * self.size).from_buffer(self._map)
-        self.address = ctypes.addressof(self._view)
+        whole = (ctypes.c_char * room).from_buffer(self._map)
+        self._start = -ctypes.addressof(whole) % _HUGE if wide else 0
+        self._view = whole
+        self.address = ctypes.addressof(whole) + self._start
 
     def array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The block's bytes; the array keeps the block's mapping alive."""
-        return np.frombuffer(self._map, np.uint8)
+        return np.frombuffer(self._map, np.uint8, self.size, self._start)
 
 
 def words(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:

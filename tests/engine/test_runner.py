@@ -24,7 +24,7 @@ def rows(count: int) -> np.ndarray:
 
 def runner(session: engine.Session, programs: int) -> Runner:
     """A runner of the session's program that keeps so many bound programs."""
-    only = session._executor.single
+    only = session._state.executor.single
     assert only is not None
     size = only.bind({"rows": 1}).size
     return Runner(only.program, only.gang, only.weights, "chain", limit=size * programs)

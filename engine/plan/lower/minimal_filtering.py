@@ -7,7 +7,7 @@ size of one image, the channels and the constants below, never from batch, threa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from engine.kernels import winograd
 from engine.kernels.cook_toom import transforms
 from engine.kernels.winograd import OUTPUTS, POSITIONS
 from engine.plan.lowering import Lowering
-from engine.plan.packing import FloatArray, pack, panel_vectors
+from engine.plan.packing import FloatArray, packing, panel_vectors, panels_of
 from engine.plan.tensor import ONE, Tensor
 
 COST_VERSION: Final = 1
@@ -80,7 +80,7 @@ class Filtering:
         vectors = panel_vectors(outputs, low.target)
         lanes = low.target.lanes()
         width = vectors * lanes
-        packed = pack(_transformed(np.asarray(self.weight.data)), width)
+        packed = _pack_filters(np.asarray(self.weight.data), width)
         u = low.constant(packed, f"{self.weight.name}.winograd")
         panels = packed.shape[1]
         tiles_h, tiles_w = (ceildiv(size, OUTPUTS) for size in self.y.shape[1:3])
@@ -143,6 +143,17 @@ def minimal_filtering(
     products = maximum(tiles, _STREAM_TILES) * (POSITIONS * channels * outputs)
     moves = tiles * (_PATCH_COST * channels + _BACK_COST * outputs)
     return Filtering(x, y, weight, extras, minimum(direct // (products + moves), ONE))
+
+
+def _filters_shape(filters: np.ndarray[Any, Any], width: int) -> tuple[int, ...]:
+    outputs, channels = filters.shape[:2]
+    return POSITIONS, max(1, -(-outputs // width)), channels, width
+
+
+@packing(_filters_shape)
+def _pack_filters(filters: np.ndarray[Any, Any], width: int) -> FloatArray:
+    """Panels of transformed filters."""
+    return panels_of(_transformed(filters), width)
 
 
 def _transformed(weight: FloatArray) -> FloatArray:

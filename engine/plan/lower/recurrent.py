@@ -13,13 +13,15 @@ import numpy as np
 
 from engine.codegen.expression import Expr
 from engine.codegen.kernel import KernelSpec
-from engine.graph.dims import Dim, ceildiv, maximum, minimum
+from engine.graph.dims import Dim
 from engine.graph.ir import Node, Value
 from engine.kernels.activations import DEFAULTS
-from engine.kernels.recurrent import GATES, PASSES, scratch_bytes, several_tiles
+from engine.kernels.recurrent import GATES, PLANES
+from engine.kernels.recurrent_team import team_bytes
+from engine.kernels.recurrent_tiles import PASSES, sums_bytes
 from engine.plan.lower.dot import weights as emit_projection
+from engine.plan.lower.recurrent_teams import LayerSize, split
 from engine.plan.lowering import Lowering, NoKernel, lowers
-from engine.plan.packing import packs_total
 from engine.plan.recurrent_weights import (
     FloatArray,
     columns,
@@ -143,7 +145,6 @@ def _pack(node: Node, cell: _Cell, lanes: int) -> _Weights:
     for name, part in zip(("r", "r2"), PASSES[cell.kind], strict=False):
         rows = r[:, first * hidden : (first + part) * hidden]
         packed[name] = pack_recurrent(rows, part, lanes)
-        packs_total.add()
         first += part
     if peephole is not None:
         packed["peephole"] = pad_gates(peephole, 3, lanes)
@@ -168,7 +169,7 @@ def lower_recurrent(node: Node, low: Lowering) -> None:
     projected = low.temp(np.float32, (*x.shape[:2], Dim.of(packed.bias.size)), "projected")
     bias = Value("bias", np.dtype(np.float32), (Dim.of(packed.bias.size),), packed.bias)
     epilogue = Expr.of("add", Expr.input(0, "float32"), Expr.input(1, "float32"))
-    name = f"{node.label} input weights"
+    name = node.inputs[1].name if node.inputs[1] is not None else node.label
     emit_projection(low, packed.projection, x, projected, epilogue, [("column", bias)], name)
     if len(set(cell.activations)) == 1:
         _emit_steps(low, node, cell, packed, projected, range(cell.directions))
@@ -189,38 +190,44 @@ def _emit_steps(
     first, count = directions[0], len(directions)
     step_axis, row_axis = (1, 0) if cell.batch_first else (0, 1)
     steps, rows = projected.shape[step_axis], projected.shape[row_axis]
-    hidden = weights.packed["r"].shape[2]
-    gates = cell.gates
+    padded = weights.packed["r"].shape[2]
+    lanes = low.target.lanes(4)
+    teams = split(LayerSize(rows, count, padded, cell.gates, lanes, len(PASSES[cell.kind])), low)
     size = int(node.attribute("hidden_size", _hidden(node)))
-    # Whole directions first; rows are shared only where threads would stay idle otherwise.
-    wanted = max(1, -(-low.threads // count))
-    block = maximum(ceildiv(rows, minimum(maximum(rows, 1), wanted)), 1)
-    blocks = ceildiv(rows, block)
+    # Rows of a power of two bytes would all meet in the same cache sets.
+    pitch = padded * 4 + 64
+    plane = rows * (count * pitch)
+    team_size = teams.members * (team_bytes(1) - team_bytes(0)) + team_bytes(0)
+    shared_words = teams.blocks * count * (team_size // 8)
     arguments: dict[str, Any] = {
+        "state": low.temp(np.uint8, (plane * PLANES[cell.kind],), "state"),
+        "shared": low.temp(np.int64, (shared_words,), "team"),
+        "hidden": size,
+        "padded": padded,
+        "pitch": pitch,
+        "plane": plane,
+    }
+    _emit_start(low, node, cell, arguments, rows, shared_words, directions)
+    arguments |= {
         "steps": steps,
         "rows": rows,
-        "row_block": block,
-        "row_blocks": blocks,
-        "hidden": size,
-        "padded": hidden,
+        "row_block": teams.block,
+        "row_blocks": teams.blocks,
+        "team": teams.members,
+        "share": (teams.members + (padded // lanes - 1)) // teams.members,
+        "team_bytes": team_size,
         "reverse": int(cell.reverse or first == 1),
         "x_t": projected.strides[step_axis],
         "x_b": projected.strides[row_axis],
-        "x": _shift(projected, first * gates * hidden),
+        "x": _shift(projected, first * cell.gates * padded),
     }
     for name, array in weights.packed.items():
-        arguments[name] = low.constant(array[first : first + count], f"{node.label} {name}")
+        arguments[name] = low.constant(array[first : first + count], _name(node, name))
     if cell.clip is not None:
         arguments["clip"] = cell.clip
     lengths = node.input(4)
     if lengths is not None:
         arguments["lengths"] = low.read_dense(lengths)
-    initial: list[str] = []
-    for name, index in (("h0", 5), ("c0", 6)):
-        value = node.input(index) if node.op == "LSTM" or index == 5 else None
-        if value is not None:
-            initial.append(name)
-            _state(arguments, name, low.read_dense(value), cell.batch_first, first)
     outputs: list[str] = []
     for name, value in zip(("y", "yh", "yc"), node.outputs, strict=False):
         if not value.name:
@@ -241,21 +248,51 @@ def _emit_steps(
         peephole="peephole" in weights.packed,
         input_forget=cell.input_forget,
         lengths=lengths is not None,
-        initial=initial,
         outputs=outputs,
     )
-    fixed, per_row = scratch_bytes(cell.kind, low.target)
-    height = several_tiles(low.target, PASSES[cell.kind][0])[-1].rows
-    # A row tile of a step reads all recurrent weights, at some 50 bytes per nanosecond from L2.
-    step_cost = ceildiv(block, height) * (hidden * hidden * gates * 4 // 50) + block * hidden
     low.call(
         spec,
-        items=blocks * count,
-        cost=steps * step_cost + 200,
-        scratch=block * (per_row * hidden) + fixed,
-        writes=" ".join(outputs),
+        items=teams.blocks * teams.members * count,
+        cost=steps * teams.cost + 200,
+        scratch=teams.block * sums_bytes(cell.kind, low.target),
+        writes=" ".join(("state", "shared", *outputs)),
         **arguments,
     )
+
+
+def _emit_start(
+    low: Lowering,
+    node: Node,
+    cell: _Cell,
+    states: dict[str, Any],
+    rows: Dim,
+    words: Dim,
+    directions: Sequence[int],
+) -> None:
+    """Emit the writing of the initial states, and of the team's memory."""
+    arguments = dict(states)
+    initial: list[str] = []
+    for name, index in (("h0", 5), ("c0", 6)):
+        value = node.input(index) if node.op == "LSTM" or index == 5 else None
+        if value is not None:
+            initial.append(name)
+            tensor = low.read_dense(value)
+            _state(arguments, name, tensor, cell.batch_first, directions[0])
+    low.call(
+        KernelSpec.of("recurrent_start", cell=cell.kind, initial=initial),
+        items=len(directions),
+        cost=rows * (int(arguments["padded"]) // 8) + 20,
+        writes="state shared",
+        rows=rows,
+        words=words,
+        **arguments,
+    )
+
+
+def _name(node: Node, field: str) -> str:
+    """Name of the weight that a tensor of the kernel is made of."""
+    value = node.input({"r": 2, "r2": 2, "rb": 3, "peephole": 7}[field])
+    return node.label if value is None else value.name
 
 
 def _hidden(node: Node) -> int:

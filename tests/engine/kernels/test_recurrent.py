@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from engine.codegen.kernel import KernelSpec
 from engine.codegen.target import select
-from engine.kernels.recurrent import GATES, scratch_bytes
+from engine.kernels.recurrent import GATES, PLANES
+from engine.kernels.recurrent_team import team_bytes
+from engine.kernels.recurrent_tiles import sums_bytes
 from engine.plan.recurrent_weights import pack_projection, pack_recurrent, pad_gates, padded
 from tests.engine.harness import ISAS, run_kernel
 
@@ -103,6 +105,7 @@ class Layer:
         lengths: bool = False,
         peephole: bool = False,
         row_block: int = 3,
+        team: int = 1,
         pieces: int = 1,
         activations: tuple[tuple[str, float, float], ...] | None = None,
         clip: float | None = None,
@@ -131,17 +134,19 @@ class Layer:
         y = np.full((steps, d, rows, hidden), 7, np.float32)
         yh, yc = (np.full((d, rows, hidden), 7, np.float32) for _ in range(2))
         arguments |= {"y": y, "yh": yh, "y_t": d * rows * hidden}
-        outputs, states = ["y", "yh"], []
+        outputs = ["y", "yh"]
+        states: dict[str, Any] = {}
         if initial:
-            states.append("h0")
-            arguments["h0"] = self.h0
+            states["h0"] = self.h0
         if self.cell == "lstm":
             outputs.append("yc")
             arguments["yc"] = yc
             if initial:
-                states.append("c0")
-                arguments["c0"] = self.c0
-        for name in (*states, *outputs):
+                states["c0"] = self.c0
+        initials = list(states)
+        for name in initials:
+            states |= {f"{name}_d": rows * hidden, f"{name}_b": hidden}
+        for name in outputs:
             arguments |= {f"{name}_d": rows * hidden, f"{name}_b": hidden}
         if peephole:
             arguments["peephole"] = pad_gates(self.peephole, 3, lanes)
@@ -158,26 +163,38 @@ class Layer:
             peephole=peephole,
             input_forget=bool(input_forget),
             lengths=lengths,
-            initial=states,
             outputs=outputs,
         )
-        fixed, per_row = scratch_bytes(self.cell, target)
         blocks = -(-rows // row_block)
+        pitch = width * 4 + 64
+        place: dict[str, Any] = {
+            "state": np.full(PLANES[self.cell] * d * rows * pitch // 4, np.nan, np.float32),
+            "shared": np.full(d * blocks * team_bytes(team) // 8, 7, np.int64),
+            "hidden": hidden,
+            "padded": width,
+            "pitch": pitch,
+            "plane": d * rows * pitch,
+        }
+        start = KernelSpec.of("recurrent_start", cell=self.cell, initial=initials)
+        words = place["shared"].size
+        assert run_kernel(start, isa, d, rows=rows, words=words, **place, **states) == 0
         status = run_kernel(
             spec,
             isa,
-            d * blocks,
+            d * blocks * team,
             pieces=pieces,
-            scratch=fixed + per_row * row_block * width,
+            scratch=sums_bytes(self.cell, target, row_block),
             steps=steps,
             rows=rows,
             row_block=row_block,
             row_blocks=blocks,
-            hidden=hidden,
-            padded=width,
+            team=team,
+            share=-(-width // lanes // team),
+            team_bytes=team_bytes(team),
             reverse=int(self.direction == "reverse"),
             x_t=rows * arguments["x"].shape[1],
             x_b=arguments["x"].shape[1],
+            **place,
             **arguments,
         )
         assert status == 0
@@ -205,6 +222,7 @@ directions = st.sampled_from(["forward", "reverse", "bidirectional"])
     st.booleans(),
     st.booleans(),
     st.integers(1, 10),
+    st.integers(1, 4),
 )
 def test_layers_equal_onnxruntime(
     cell: str,
@@ -216,10 +234,11 @@ def test_layers_equal_onnxruntime(
     initial: bool,
     lengths: bool,
     row_block: int,
+    team: int,
 ) -> None:
     layer = Layer(cell, steps, rows, 5, hidden, direction)
     expected = layer.expected(initial=initial, lengths=lengths)
-    results = layer.run(isa, initial=initial, lengths=lengths, row_block=row_block)
+    results = layer.run(isa, initial=initial, lengths=lengths, row_block=row_block, team=team)
     for found, wanted in zip(results, expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -261,8 +280,8 @@ def test_activations(isa: str, name: str, alpha: float, beta: float) -> None:
 def test_rows_do_not_depend_on_blocks_or_neighbours(isa: str, cell: str) -> None:
     layer = Layer(cell, 4, 7, 5, 45, "bidirectional")
     whole = layer.run(isa, row_block=7)
-    for row_block, pieces in ((1, 3), (3, 2), (5, 1)):
-        parts = layer.run(isa, row_block=row_block, pieces=pieces)
+    for row_block, pieces, team in ((1, 3, 1), (3, 2, 2), (5, 1, 1), (7, 6, 3)):
+        parts = layer.run(isa, row_block=row_block, pieces=pieces, team=team)
         assert [a.tobytes() for a in parts] == [a.tobytes() for a in whole]
 
 

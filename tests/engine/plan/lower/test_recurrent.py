@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.codegen.target import select
+from engine.graph.dims import symbol
+from engine.plan.lower.recurrent_teams import LayerSize, split
+from engine.plan.lowering import Lowering
 from engine.plan.packing import packs_total
 from tests.engine.harness import ISAS
 from tests.engine.single import Array, Single
@@ -145,3 +149,35 @@ def test_weights_that_are_computed_fall_back() -> None:
     x, w, r = data(2, 3, 6), data(1, 20, 6), data(1, 20, 20)
     model = Single("RNN", {"x": x, "w": w, "r": r}, opset=14, hidden_size=20, symbolic=False)
     assert not model.native
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_threads_do_not_change_bytes(op: str) -> None:
+    """Teams that share columns, also where they are more than the machine has CPUs."""
+    alone = layer(op, hidden=96, threads=1)
+    for threads in (2, 4):
+        shared = layer(op, hidden=96, threads=threads)
+        for steps, rows in ((40, 1), (40, 5), (1, 1), (0, 2)):
+            x = data(steps, rows, 6)
+            wanted = [array.tobytes() for array in alone.run(x=x)]
+            for _ in range(3):
+                assert [array.tobytes() for array in shared.run(x=x)] == wanted
+
+
+def test_the_split_follows_the_predicted_cost() -> None:
+    def chosen(threads: int, rows: int, padded: int, directions: int = 1) -> tuple[int, int, int]:
+        low = Lowering(select(), threads=threads)
+        lanes = low.target.lanes(4)
+        teams = split(LayerSize(symbol("rows"), directions, padded, 4, lanes, 1), low)
+        sizes = {"rows": rows}
+        found = (teams.members, teams.blocks, teams.block)
+        return tuple(dim.evaluate(sizes) for dim in found)  # type: ignore[return-value]
+
+    # A small layer is not worth a meeting, one row of a large one is shared by columns, and many
+    # rows by rows; weights beyond the private cache are divided whatever the rows.
+    assert chosen(2, 1, 32) == (1, 1, 1)
+    assert chosen(2, 1, 256) == (2, 1, 1)
+    assert chosen(2, 32, 128) == (1, 2, 16)
+    assert chosen(2, 8, 1024) == (2, 1, 8)
+    assert chosen(2, 8, 256, directions=2) == (1, 1, 8)
+    assert chosen(4, 1, 512)[0] == 4
