@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from engine.codegen.target import Target
 from engine.errors import EngineError, InputError
@@ -183,8 +183,18 @@ def _release(graph: Graph, segments: Sequence[Any]) -> None:
                 value.data = None
 
 
-def trim() -> None:
-    """Return what preparing left behind to the system, where the C library can."""
+_WORTH_COLLECTING: Final = 16 << 20
+"""Bytes of weights from which on what preparing left behind is collected at once. A collection
+walks every object of the process: 30 to 200 ms, most of the time that a small model loads in."""
+
+
+def trim(weights: int) -> None:
+    """Return what preparing left behind to the system, where the C library can.
+
+    After a model of few `weights` (in bytes), Python's collector does so in its own time.
+    """
+    if weights < _WORTH_COLLECTING:
+        return
     # Nodes and values of the graph refer to each other.
     gc.collect()
     release = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -318,7 +318,7 @@ def load(
             named = isinstance(source, str | Path)
             title = "/".join(Path(str(source)).absolute().parts[-3:]) if named else ""
             pool.plans.put(key, prepared, title)
-        trim()
+        trim(prepared.weights.size)
     elif isinstance(source, str | Path):
         prepared = renamed(prepared, Path(source).stem)
     _link(prepared, compiler, lambda done, total: report("compiling", done, total))

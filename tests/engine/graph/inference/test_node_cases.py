@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx.backend.test.case.node import collect_testcases
 
+from benchmarks.conformance.cases import Case
 from engine.errors import ModelError
 from engine.graph.dims import Dim, symbol
 from engine.graph.inference import Guard, infer
@@ -42,16 +41,24 @@ DATA_DEPENDENT = {
 """Operators that may leave fresh symbols even where all small inputs are constants."""
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A model with its inputs and expected outputs."""
+
+    name: str
+    model: onnx.ModelProto
+    data_sets: list[Any]
+
+
 @pytest.fixture(scope="module")
-def cases() -> dict[str, list[Any]]:
+def cases(conformance_cases: dict[str, Case]) -> dict[str, list[Any]]:
     """The package's cases by operator, the expanded form of a function beside its own node."""
     found: dict[str, list[Any]] = defaultdict(list)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        collected = collect_testcases(None)
-    for case in collected:
-        if case.model is not None and case.data_sets:
-            found[_operator(case)].append(case)
+    for case in conformance_cases.values():
+        if case.kind == "node" and case.data_sets:
+            model = onnx.ModelProto.FromString(case.model)
+            stored = _Stored(case.name, model, list(case.data_sets))
+            found[_operator(stored)].append(stored)
     return found
 
 
@@ -174,15 +181,6 @@ def test_every_case_belongs_to_an_operator_with_a_rule(cases: dict[str, list[Any
     missing = {operator for operator in cases if operator not in OPERATORS}
     assert {name for name in missing if onnx.defs.has(name)} == set()
     assert sum(len(cases[operator]) for operator in OPERATORS if operator in cases) > 1500
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A model with inputs and outputs on disk, in the form of the collected cases."""
-
-    name: str
-    model: onnx.ModelProto
-    data_sets: list[tuple[list[onnx.TensorProto], list[onnx.TensorProto]]]
 
 
 def _stored(folder: Path) -> _Stored:
