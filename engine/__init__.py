@@ -1,7 +1,8 @@
 """Packhorse's inference engine: one process, one socket; reads an ONNX model, compiles and runs it.
 
-``engine.load("model.onnx").run({"x": array})`` is all it takes. What the package exports is
-imported at first use: a process that compiles kernels needs little of it, and starts the sooner.
+``engine.load("model.onnx").run({"x": array})`` is all it takes; `InferenceSession` is the same
+under the names and signatures of onnxruntime. What the package exports is imported at first use: a
+process that compiles kernels needs little of it, and starts the sooner.
 """
 
 from importlib import import_module
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from engine import cpu
     from engine.errors import CompileError, EngineError, InputError, ModelError, RunError
     from engine.explanation import Explanation
+    from engine.inference_session import (
+        InferenceSession,
+        SessionOptions,
+        get_available_providers,
+    )
+    from engine.io_binding import OrtValue
     from engine.session import Session, load
     from engine.specification import Progress, TensorSpec
 
@@ -18,12 +25,16 @@ _HOMES: Final = {
     "CompileError": "engine.errors",
     "EngineError": "engine.errors",
     "Explanation": "engine.explanation",
+    "InferenceSession": "engine.inference_session",
     "InputError": "engine.errors",
     "ModelError": "engine.errors",
+    "OrtValue": "engine.io_binding",
     "Progress": "engine.specification",
     "RunError": "engine.errors",
     "Session": "engine.session",
+    "SessionOptions": "engine.inference_session",
     "TensorSpec": "engine.specification",
+    "get_available_providers": "engine.inference_session",
     "load": "engine.session",
 }
 
@@ -48,12 +59,16 @@ __all__ = [
     "CompileError",
     "EngineError",
     "Explanation",
+    "InferenceSession",
     "InputError",
     "ModelError",
+    "OrtValue",
     "Progress",
     "RunError",
     "Session",
+    "SessionOptions",
     "TensorSpec",
     "cpu",
+    "get_available_providers",
     "load",
 ]
