@@ -38,13 +38,14 @@ def random_inputs(
     shapes: dict[str, tuple[int, ...]],
     *,
     skip: frozenset[str] = frozenset(),
+    seed: int = 0,
 ) -> dict[str, Array]:
     """Random arrays for all inputs but those in `skip`: normal floats, integers 0 and 1, booleans.
 
     `shapes` gives shapes by input name; an input without one must leave nothing open but its first
     dimension, which becomes 1. Raises UsageError otherwise.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     specs = [spec for spec in session.inputs if spec.name not in skip]
     for name in shapes:
         if name not in {spec.name for spec in session.inputs}:

@@ -16,6 +16,7 @@ from api.cli.errors import CommandError
 from api.cli.explain import explain
 from api.cli.run import run
 from api.cli.serve import serve
+from api.cli.verify import verify
 from api.settings import SettingsError
 from cluster.errors import ClusterError
 from engine.errors import EngineError
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, run, check, explain, bench, build):
+for command in (serve, run, check, explain, verify, bench, build):
     app.command()(command)
 app.add_typer(cache)
 
