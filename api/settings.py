@@ -67,6 +67,17 @@ class Settings(BaseModel):
         default=100, description="Priority of a request that sets none; 1 is served first."
     )
 
+    sequence_idle_s: Seconds = Field(
+        default=60, description="How long a sequence's state is kept after its last request."
+    )
+    max_sequences: Count = Field(
+        default=10_000, description="Most sequences in progress; more are refused with 503."
+    )
+    max_sequence_bytes: Count = Field(
+        default=1 << 30,
+        description="Most bytes of states kept; beyond it the least recently used expire.",
+    )
+
     max_body_bytes: Count = Field(
         default=64 << 20, description="Largest request body, decompressed."
     )

@@ -278,6 +278,10 @@ class Catalog:
 
         source = ModelSource(path, threads, tuple(config.warmup))
         description = await self.channel.load(key, source, progress)
+        wrong = _wrong_state(config, description)
+        if wrong:
+            await self.channel.unload(key)
+            raise RepositoryError(f"model '{name}': model.yaml: state: {wrong}")
         ranks = {tensor.name: len(tensor.shape) for tensor in description.inputs}
         for tensor, limits in config.largest.items():
             if ranks.get(tensor) != len(limits):
@@ -311,6 +315,20 @@ class Catalog:
             f"model '{name}' has no version {version[:40]!r}; "
             f"it serves {', '.join(self.versions(name)) or 'none'}"
         )
+
+
+def _wrong_state(config: ModelConfig, description: ModelDescription) -> str:
+    """What is wrong with the state that a configuration names; empty where nothing is."""
+    inputs = {tensor.name: tensor for tensor in description.inputs}
+    outputs = {tensor.name: tensor for tensor in description.outputs}
+    for given, made in config.state.items():
+        if given not in inputs:
+            return f"there is no input '{given}'; the inputs are {', '.join(inputs)}"
+        if made not in outputs:
+            return f"there is no output '{made}'; the outputs are {', '.join(outputs)}"
+        if inputs[given].dtype != outputs[made].dtype:
+            return f"input '{given}' and output '{made}' are of different data types"
+    return ""
 
 
 def _known(models: Mapping[str, _Model]) -> str:

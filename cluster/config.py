@@ -36,6 +36,11 @@ class ModelConfig(BaseModel):
     versions: Literal["latest", "all"] | list[PositiveInt] = Field(
         default="latest", description="Versions to serve: the highest, all of them, or a list."
     )
+    state: dict[str, str] = Field(
+        default_factory=dict,
+        description="Inputs that carry state between the requests of a sequence, each with the "
+        "output that is its next value.",
+    )
     warmup: list[dict[str, list[Dimension]]] = Field(
         default_factory=list,
         description="Shapes to run once with zeros before the model serves: input name to shape.",

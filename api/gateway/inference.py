@@ -52,18 +52,21 @@ class InferenceRoutes:
         async with request_body(request, gateway.settings, gateway.budget) as body:
             read = time.perf_counter_ns()
             decoded = decode_request(body, header_length, model.description, gateway.limits)
-            model.admit(decoded.inputs)
-            queued = time.perf_counter_ns()
-            result = await _unless_gone(
-                request,
-                gateway.scheduler.infer(
-                    model,
-                    decoded.inputs,
-                    [output.name for output in decoded.outputs],
-                    priority=decoded.priority,
-                    timeout_s=decoded.timeout_s,
-                ),
-            )
+            wanted = [output.name for output in decoded.outputs]
+            async with gateway.sequences.turn(model, decoded.sequence, decoded.inputs) as turn:
+                model.admit(turn.inputs)
+                queued = time.perf_counter_ns()
+                result = await _unless_gone(
+                    request,
+                    gateway.scheduler.infer(
+                        model,
+                        turn.inputs,
+                        [*wanted, *turn.outputs],
+                        priority=decoded.priority,
+                        timeout_s=decoded.timeout_s,
+                    ),
+                )
+                turn.results = result.outputs
             answered = time.perf_counter_ns()
             answer = encode_answer(
                 model.name,

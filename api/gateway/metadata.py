@@ -15,6 +15,7 @@ from cluster.description import TensorDescription
 PLATFORM = "onnx_onnxv1"
 EXTENSIONS = (
     "binary_tensor_data",
+    "sequence",
     "model_repository",
     "model_configuration",
     "schedule_policy",

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from api.batching.scheduler import Scheduler
 from api.errors import OverloadedError
+from api.gateway.sequences import Sequences
 from api.protocol.limits import Limits
 from api.settings import Settings
 from api.statistics import Statistics
@@ -65,6 +66,9 @@ class Gateway:
         )
         self.statistics = Statistics()
         self.scheduler = Scheduler(channel, self.statistics, settings)
+        self.sequences = Sequences(
+            settings.sequence_idle_s, settings.max_sequences, settings.max_sequence_bytes
+        )
         self.budget = BodyBudget(settings.max_buffered_bytes)
         self.limits = Limits(settings.max_json_depth, settings.max_elements)
         self.draining = False

@@ -14,6 +14,7 @@ from api.protocol.binary_tensors import dump_binary, parse_binary
 from api.protocol.datatypes import DTYPES, datatype_of
 from api.protocol.json_tensors import dump_data, parse_data
 from api.protocol.limits import Limits, check_depth, check_shape
+from api.protocol.sequence import SequenceStep, sequence_step
 from cluster.description import ModelDescription, shape_text
 from cluster.session import Tensor, Tensors
 
@@ -41,6 +42,7 @@ class InferRequest:
     outputs: tuple[OutputRequest, ...]
     priority: int
     timeout_s: float | None
+    sequence: SequenceStep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def decode_request(
         _outputs(content.get("outputs"), parameters, model),
         _priority(parameters.get("priority")),
         _timeout(parameters.get("timeout")),
+        sequence_step(parameters),
     )
 
 

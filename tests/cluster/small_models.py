@@ -46,6 +46,18 @@ def sum_and_difference() -> onnx.ModelProto:
     )
 
 
+def running_sum() -> onnx.ModelProto:
+    """y = next = x + total."""
+    return _model(
+        [
+            helper.make_node("Add", ["x", "total"], ["y"]),
+            helper.make_node("Identity", ["y"], ["next"]),
+        ],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in ("x", "total")],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in ("y", "next")],
+    )
+
+
 def lookup() -> onnx.ModelProto:
     """y = table[index], with a table of five rows; an index outside fails the run."""
     table = np.arange(10, dtype=np.float32).reshape(5, 2)
