@@ -4,6 +4,11 @@ Data is a contiguous [outer, length, inner]. With the pattern ``rows`` inner is 
 one row and the row is vectorised; with ``columns`` the inner axis is vectorised and a work item is
 a strip of `strip_width` columns. Three passes: maximum; exponentials relative to it, with their
 sum; scaling. The exponentials wait in the output, which is in L1 for all but the longest rows.
+
+With ``narrow`` inner is 1 too, the length is a fact of the model and at most `NARROW`: the scores
+of detectors, two of them for each of ten thousands of rows. A vector then takes one column of as
+many rows as it has lanes, so that one exponential serves them all; a work item is `strip_width`
+rows, of `rows` in all.
 """
 
 from __future__ import annotations
@@ -11,13 +16,16 @@ from __future__ import annotations
 from typing import Final
 
 from engine.codegen.abi import Layout
-from engine.codegen.builder import KernelBuilder, Val
+from engine.codegen.builder import F32, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.math import exp, log
 from engine.codegen.target import Target
 from engine.kernels.strips import Lanes, Part
 
 _VECTORS: Final = 4
+
+NARROW: Final = 4
+"""Longest rows that the ``narrow`` pattern takes."""
 
 
 def strip_width(target: Target) -> int:
@@ -26,7 +34,8 @@ def strip_width(target: Target) -> int:
 
 
 def _layout(options: Options) -> Layout:
-    return Layout.of("x y", "length" if options["pattern"] == "rows" else "length inner")
+    fields = {"rows": "length", "narrow": "rows", "columns": "length inner"}
+    return Layout.of("x y", fields[options["pattern"]])
 
 
 def _rows(symbol: str, target: Target, options: Options) -> str:
@@ -123,9 +132,68 @@ def _columns(symbol: str, target: Target, options: Options) -> str:
     return str(k.module)
 
 
+def _narrow(symbol: str, target: Target, options: Options) -> str:
+    k = KernelBuilder(symbol, target, _layout(options))
+    lanes = Lanes(k, "float32")
+    length: int = options["length"]
+    rows = k.int("rows")
+    x, y = k.tensor("x"), k.tensor("y")
+    width = strip_width(target)
+    elements = length * lanes.count
+    block = k.vector(F32, elements)
+    with k.loop(k.begin, k.end) as item:
+        stop = k.minimum(item * width + width, rows)
+
+        def body(part: Part, stop: Val = stop) -> None:
+            shift = part.start * (length * lanes.itemsize)
+            mask = None
+            if part.mask is not None:
+                mask = k.mask((stop - part.start) * length, elements)
+            data = (
+                k.load(x + shift, block) if mask is None else k.masked_load(x + shift, mask, block)
+            )
+            columns = [k.shuffle(data, data, range(i, elements, length)) for i in range(length)]
+            peak = columns[0]
+            for column in columns[1:]:
+                peak = lanes.larger(column, peak)
+            centred = [column - peak for column in columns]
+            powers = [exp(k, value) for value in centred]
+            total = powers[0]
+            for power in powers[1:]:
+                total = total + power
+            if options["log"]:
+                factor = log(k, total)
+                results = [value - factor for value in centred]
+            else:
+                factor = 1.0 / total
+                results = [power * factor for power in powers]
+            result = _interleaved(k, results)
+            if mask is None:
+                k.store(result, y + shift)
+            else:
+                k.masked_store(result, y + shift, mask)
+
+        lanes.sweep(stop, 1, body, item * width)
+    k.ret()
+    return str(k.module)
+
+
+def _interleaved(k: KernelBuilder, columns: list[Val]) -> Val:
+    """One vector of all columns: the first element of each, the second of each, and so on."""
+    lanes, length = columns[0].type.count, len(columns)
+    joined = columns
+    while len(joined) > 1:
+        joined = [*joined, joined[-1]] if len(joined) % 2 else joined
+        size = joined[0].type.count
+        pairs = zip(joined[::2], joined[1::2], strict=True)
+        joined = [k.shuffle(a, b, range(2 * size)) for a, b in pairs]
+    order = [column * lanes + lane for lane in range(lanes) for column in range(length)]
+    return k.shuffle(joined[0], joined[0], order)
+
+
 def _build(symbol: str, target: Target, options: Options) -> str:
-    build = _rows if options["pattern"] == "rows" else _columns
-    return build(symbol, target, options)
+    builders = {"rows": _rows, "narrow": _narrow, "columns": _columns}
+    return builders[options["pattern"]](symbol, target, options)
 
 
 register(Family("softmax", "softmax and log-softmax along one axis", _layout, _build))

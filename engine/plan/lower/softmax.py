@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, ceildiv
 from engine.graph.ir import Node
-from engine.kernels.softmax import strip_width
+from engine.kernels.softmax import NARROW, strip_width
 from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.tensor import ONE, product
 
@@ -38,6 +38,13 @@ def emit_softmax(low: Lowering, node: Node, outer: Dim, length: Dim, inner: Dim)
     log = node.op == "LogSoftmax"
     lanes = low.target.lanes(4)
     # An exponential takes some 6 ns per vector, the two other passes together 2.
+    if inner == ONE and length.is_constant and 1 < length.value <= NARROW:
+        width = strip_width(low.target)
+        spec = KernelSpec.of("softmax", pattern="narrow", log=log, length=length.value)
+        cost = width // lanes * length.value * 10 + 20
+        items = ceildiv(outer, width)
+        low.call(spec, items=items, cost=cost, writes="y", x=x, y=y, rows=outer)
+        return
     if inner == ONE:
         spec = KernelSpec.of("softmax", pattern="rows", log=log)
         cost = length * 8 // lanes + 20
