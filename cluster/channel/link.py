@@ -177,6 +177,8 @@ class Link:
         self, key: ModelKey, source: ModelSource, progress: LoadProgress | None
     ) -> ModelDescription:
         """Load a model; raises `LoadError`, or `ChannelError` if the link ends."""
+        if not self._open:
+            raise ChannelError(f"{self} has gone")
         self._next += 1
         number = self._next
         done: Future[ModelDescription] = self._loop.create_future()
