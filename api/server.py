@@ -17,7 +17,10 @@ from api.gateway.state import Gateway
 from api.logs import configure_logging
 from api.settings import Settings
 from cluster.channel import Channel
+from cluster.channel.heartbeat import Heartbeat
 from cluster.channel.inprocess import EngineLoader, InProcessChannel
+from cluster.discovery import FolderDiscovery
+from cluster.errors import ChannelError
 from cluster.repository import Repository
 
 
@@ -75,7 +78,7 @@ class InferenceServer:
         try:
             app = create_app(
                 settings,
-                channel or _engine_channel(settings),
+                channel or _channel(settings),
                 repository,
                 on_progress=self._progress,
             )
@@ -162,10 +165,27 @@ class _DrainingServer(uvicorn.Server):
         self._owner.stopped()
 
 
-def _engine_channel(settings: Settings) -> InProcessChannel:
-    return InProcessChannel(
-        EngineLoader(settings.isa, settings.cache_dir), depth=settings.pipeline_depth
+def _channel(settings: Settings) -> Channel:
+    """Workers where there is a folder of them, else the engine in this process."""
+    if settings.workers is None:
+        loader = EngineLoader(settings.isa, settings.cache_dir)
+        return InProcessChannel(loader, depth=settings.pipeline_depth)
+    try:
+        from cluster.channel.networked import NetworkedChannel, NetworkOptions
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"workers need the package {error.name}; install it: pip install 'packhorse[fleet]'"
+        ) from None
+    options = NetworkOptions(
+        secret=settings.fleet_secret,
+        heartbeat=Heartbeat(settings.heartbeat_s, 4 * settings.heartbeat_s),
+        shared_bytes=settings.shared_memory_bytes,
+        worker_wait_s=settings.worker_wait_s,
     )
+    try:
+        return NetworkedChannel(FolderDiscovery(settings.workers), options)
+    except ChannelError as error:
+        raise StartError(str(error)) from None
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -52,6 +52,27 @@ class Settings(BaseModel):
         default=None, description="Folder of the compiled code; default: the user's cache folder."
     )
 
+    workers: Path | None = Field(
+        default=None,
+        description="Folder in which workers announce themselves; default: the engine in this "
+        "process.",
+    )
+    fleet_secret: str | None = Field(
+        default=None, description="Shared secret for workers that are reached over tcp."
+    )
+    heartbeat_s: Seconds = Field(
+        default=0.25,
+        description="Time between heartbeats; a worker silent for four of them counts as dead.",
+    )
+    worker_wait_s: Seconds = Field(
+        default=60, description="How long a model waits for the first worker to load it."
+    )
+    shared_memory_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="Most shared memory for requests, per worker of this machine; 0 for none.",
+    )
+
     max_batch_size: Count = Field(default=32, description="Most rows in one batch.")
     max_queue: Count = Field(
         default=1024, description="Most requests that wait, per model version."

@@ -22,7 +22,7 @@ from api.settings import Settings
 from api.statistics import Statistics
 from cluster.catalog import ServedModel
 from cluster.channel import Batch, Channel, ModelKey
-from cluster.errors import ClusterError, DeadlineError
+from cluster.errors import ClusterError, DeadlineError, PoisonError
 from cluster.session import Tensors
 from engine.errors import InputError, RunError
 
@@ -223,6 +223,10 @@ class Scheduler:
     def _explain(self, requests: list[PendingRequest], error: BaseException) -> None:
         """Find out whose fault a failed batch is, by running its requests one by one."""
         if len(requests) > 1 and isinstance(error, InputError | RunError):
+            self._run_alone(requests)
+            return
+        if isinstance(error, PoisonError):
+            _fail([requests[index] for index in sorted(error.parts)], error)
             self._run_alone(requests)
             return
         _fail(requests, error)

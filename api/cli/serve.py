@@ -22,6 +22,7 @@ PANELS = {
         "Engine": "threads isa cache_dir",
         "Batching": "max_batch_size max_queue pipeline_depth request_timeout_s default_priority "
         "drain_timeout_s",
+        "Workers": "workers fleet_secret heartbeat_s worker_wait_s shared_memory_bytes",
         "Limits": "max_body_bytes max_buffered_bytes max_json_depth max_elements body_timeout_s",
         "Logs": "log_level log_format access_log",
     }.items()

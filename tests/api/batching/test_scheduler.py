@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.errors import OverloadedError
+from cluster.channel import Batch
 from cluster.config import ModelConfig
-from cluster.errors import DeadlineError
+from cluster.errors import DeadlineError, PoisonError
 from engine.errors import RunError
 from tests.api.batching.conftest import Bench
 from tests.cluster import small_models
@@ -294,3 +295,24 @@ def test_every_request_gets_its_own_rows(tmp_path_factory, requests, limit):
         await b.channel.close()
 
     asyncio.run(scenario())
+
+
+async def test_a_poisonous_request_fails_alone(bench, monkeypatch):
+    """What a worker's death says of a batch: the guilty are refused, the others run again."""
+    b = await bench()
+    run = b.channel.submit
+
+    def submit(batch: Batch) -> asyncio.Future:
+        guilty = frozenset(i for i, part in enumerate(batch.parts) if part["x"][0, 0] == 666)
+        if not guilty:
+            return run(batch)
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(PoisonError("ended a worker", guilty))
+        return refused
+
+    monkeypatch.setattr(b.channel, "submit", submit)
+    tasks = [b.send(row(value)) for value in (1, 666, 2, 666, 3)]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results[1::2]] == [PoisonError, PoisonError]
+    for value, result in zip((1, 2, 3), results[::2], strict=True):
+        np.testing.assert_array_equal(result.outputs["y"], row(value))
