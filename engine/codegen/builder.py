@@ -205,6 +205,11 @@ class KernelBuilder:
         none = ir.Constant(kind, ir.Undefined)
         return self.intrinsic(name, kind, [Val(self, pointers), align, every, none])
 
+    def prefetch(self, pointer: Val, level: Int) -> None:
+        """Ask for the cache line at `pointer` in the cache of `level` 1 to 3; never faults."""
+        hints = [self.const(value, I32) for value in (0, 4 - level, 1)]
+        self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
+
     def mask(self, count: Val, lanes: Int) -> Val:
         """Mask of the first `count` (i64) of `lanes` lanes."""
         kind = ir.VectorType(I32, lanes)
@@ -226,6 +231,15 @@ class KernelBuilder:
             kind = ir.FunctionType(result, [v.type for v in values])
             function = ir.Function(self.module, kind, name)
         return Val(self, self.b.call(function, values))
+
+    def assembly(
+        self, text: str, constraints: str, results: Sequence[Any], arguments: Sequence[Val]
+    ) -> list[Val]:
+        """Inline assembly with side effects; `results` are the types of its outputs, in order."""
+        kind = ir.FunctionType(ir.LiteralStructType(results), [a.type for a in arguments])
+        code = ir.InlineAsm(kind, text, constraints, side_effect=True)
+        pack = self.b.call(code, [a.v for a in arguments])
+        return [Val(self, self.b.extract_value(pack, i)) for i in range(len(results))]
 
     def unary(self, name: str, value: Val) -> Val:
         """Intrinsic ``llvm.<name>`` of one operand of any float or integer type."""

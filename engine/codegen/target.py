@@ -22,8 +22,9 @@ class Target:
     """One instruction set.
 
     `vector_bytes` is the width of a vector register, `registers` their number. `fused` tells
-    whether multiply-add is one rounding. `rows` and `vectors` bound the register tile of the dot
-    kernel: rows of A whose pointers stay in general registers, vectors of a panel of packed B.
+    whether multiply-add is one rounding, `masks` whether loads and stores under a mask cost no more
+    than plain ones. `vector_register` names the vector registers where generators may write
+    assembly for them.
     """
 
     name: str
@@ -33,20 +34,28 @@ class Target:
     vector_bytes: int
     registers: int
     fused: bool
+    masks: bool = False
+    vector_register: str = ""
 
     def lanes(self, itemsize: int = 4) -> int:
         """Elements of `itemsize` bytes in one vector."""
         return self.vector_bytes // itemsize
 
     def tile_rows(self, vectors: int) -> int:
-        """Height of the dot kernel's register tile for panels of `vectors` vectors.
+        """Height of the dot kernel's register tile for panels of `vectors` vectors."""
+        return self.tile_ladder(vectors)[0]
 
-        Accumulators, the panel's vectors and one broadcast must fit the registers; above eight rows
-        the row pointers no longer fit the general registers (measured: 190 against 80 GFLOP/s on a
-        Xeon core with AVX-512; `python -m benchmarks.roofline` measures the limit again).
+    def tile_ladder(self, vectors: int) -> tuple[int, ...]:
+        """Heights of the dot kernel's register tiles, falling, for panels of `vectors` vectors.
+
+        Accumulators, the panel's vectors and one broadcast must fit the registers; twelve rows
+        suffice to make a panel's loads rare. Lower tiles are for the last rows; a tile of fewer
+        than eight accumulators takes no less time than one of eight.
         """
         spare = self.registers - vectors - 1
-        return max(1, min(8, spare // vectors))
+        rows = min(12, spare // vectors)
+        step = 4 if rows >= 8 else 2
+        return tuple(range(rows - rows % step, 0, -step))
 
     @property
     def panel_vectors(self) -> tuple[int, ...]:
@@ -57,8 +66,8 @@ class Target:
 _X86: Final = "x86_64-unknown-linux-gnu"
 _TARGETS: Final = {
     "baseline": Target("baseline", _X86, "x86-64", "", 16, 16, False),
-    "avx2": Target("avx2", _X86, "x86-64-v3", "", 32, 16, True),
-    "avx512": Target("avx512", _X86, "x86-64-v4", "", 64, 32, True),
+    "avx2": Target("avx2", _X86, "x86-64-v3", "", 32, 16, True, vector_register="ymm"),
+    "avx512": Target("avx512", _X86, "x86-64-v4", "", 64, 32, True, True, "zmm"),
 }
 _LADDER: Final = ("baseline", "avx2", "avx512")
 _NEEDS: Final = {

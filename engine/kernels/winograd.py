@@ -20,7 +20,6 @@ Work items are (block of tiles, block of panels); strides are in bytes:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, Final
 
 from engine.codegen.abi import Layout
@@ -28,8 +27,7 @@ from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val, Variable
 from engine.codegen.expression import Expr, emit
 from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.target import Target
-from engine.kernels.cook_toom import transforms
-from engine.kernels.dot import multiply_step
+from engine.kernels.tile import multiply, zeros
 
 OUTPUTS: Final = 4
 """Pixels per tile and axis."""
@@ -38,7 +36,6 @@ PATCH: Final = 6
 """Input pixels per tile and axis."""
 
 POSITIONS: Final = PATCH * PATCH
-_UNROLL: Final = 2
 
 
 def layout(options: Options) -> Layout:
@@ -58,20 +55,34 @@ def spec(vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None)
     return KernelSpec.of("winograd", vectors=vectors, inputs=list(inputs), epilogue=stored)
 
 
-def combine(k: KernelBuilder, row: Sequence[Fraction], values: Sequence[Val]) -> Val:
-    """``sum(row[j] * values[j])`` without the terms that vanish."""
-    total: Val | None = None
-    for factor, value in zip(row, values, strict=True):
-        if factor == 0:
-            continue
-        if total is None:
-            total = value if factor == 1 else value * float(factor)
-        elif abs(factor) == 1:
-            total = total + value if factor > 0 else total - value
-        else:
-            total = k.fma(value, k.const(float(factor), value.type), total)
-    assert total is not None
-    return total
+def transform_inputs(k: KernelBuilder, d: Sequence[Val]) -> list[Val]:
+    """``Bᵀ d`` of `cook_toom.transforms` (4, 3) in 14 operations, by what its rows share."""
+    v, w = d[4] - d[2], d[3] - d[1]
+    even, odd = _add(k, v, d[3], 1.5), _add(k, w, d[2], 1.5)
+    return [
+        _add(k, d[0] - d[2] + v, w, 1.5),
+        even + odd,
+        even - odd,
+        _add(k, v, w, 2.0),
+        _add(k, v, w, -0.5),
+        _add(k, d[5] - d[3] - w, v, 1.5),
+    ]
+
+
+def transform_products(k: KernelBuilder, p: Sequence[Val]) -> list[Val]:
+    """``Aᵀ p`` of `cook_toom.transforms` (4, 3) in 12 operations, by what its rows share."""
+    total, difference = p[1] + p[2], p[1] - p[2]
+    return [
+        p[0] + total + (p[3] + p[4]),
+        _add(k, _add(k, difference, p[3], 0.5), p[4], -2.0),
+        _add(k, _add(k, total, p[3], 0.25), p[4], 4.0),
+        _add(k, _add(k, difference + p[5], p[3], 0.125), p[4], -8.0),
+    ]
+
+
+def _add(k: KernelBuilder, total: Val, value: Val, factor: float) -> Val:
+    """``total + factor * value``."""
+    return k.fma(value, k.const(factor, value.type), total)
 
 
 class _Winograd:
@@ -84,9 +95,7 @@ class _Winograd:
         self.lanes = k.target.lanes()
         self.width = self.vectors * self.lanes
         self.vector = k.vector(F32, self.lanes)
-        self.forward, _, self.basis = transforms(OUTPUTS, 3)
-        tallest = k.target.tile_rows(self.vectors)
-        self.ladder = sorted({tallest, max(1, tallest // 2), 1}, reverse=True)
+        self.ladder = k.target.tile_ladder(self.vectors)
         self.multiply = {height: self._multiply(height) for height in self.ladder}
         self.patch = self._patch()
         extras = [PTR] * len(self.inputs)
@@ -116,11 +125,10 @@ class _Winograd:
         half: list[list[Val]] = []
         for j in range(PATCH):
             column = [self._load(k.offset(x, x_h * i + x_w * j), mask) for i in range(PATCH)]
-            half.append([combine(k, self.basis[i], column) for i in range(PATCH)])
+            half.append(transform_inputs(k, column))
         for i in range(PATCH):
             line = [half[j][i] for j in range(PATCH)]
-            for j in range(PATCH):
-                value = combine(k, self.basis[j], line)
+            for j, value in enumerate(transform_inputs(k, line)):
                 k.store(value, k.offset(v, plane * (i * PATCH + j)))
 
     def _load(self, at: Val, mask: Val | None) -> Val:
@@ -134,37 +142,14 @@ class _Winograd:
         k = self.k
         function = k.local_function(f"multiply_{height}", [PTR, I64, PTR, PTR, I64, I64])
         with k.within(function) as (a, row, b, product, product_row, depth):
-            lines = [k.offset(a, row * i) for i in range(height)]
-            zero = k.const(0, self.vector)
-            sums = [[k.variable(zero) for _ in range(self.vectors)] for _ in lines]
-            panel = k.variable(b)
-            step = k.variable(k.const(0))
-            self._steps(lines, panel, step, depth - depth % _UNROLL, _UNROLL, sums)
-            self._steps(lines, panel, step, depth, 1, sums)
+            sums = zeros(k, height, self.vectors)
+            multiply(k, a, row, k.variable(b), depth, sums, k.variable(b), k.const(1024))
             for i in range(height):
                 for v in range(self.vectors):
                     at = k.offset(product, product_row * i + v * self.lanes * 4)
                     k.store(sums[i][v].get(), at)
             k.ret(0)
         return function
-
-    def _steps(
-        self,
-        lines: list[Val],
-        panel: Variable,
-        step: Variable,
-        stop: Val,
-        unroll: int,
-        sums: list[list[Variable]],
-    ) -> None:
-        k = self.k
-        with k.while_(lambda: step.get() < stop):
-            for u in range(unroll):
-                at = step.get() * 4 + u * 4
-                source = k.offset(panel.get(), u * self.width * 4)
-                multiply_step(k, lines, at, source, self.lanes, sums)
-            panel.add(unroll * self.width * 4)
-            step.add(unroll)
 
     # -- phase 3: words, products (tile and column), plane, y, rows and columns left, columns of n
 
@@ -199,7 +184,7 @@ class _Winograd:
                 k.load(k.offset(product, plane * (i * PATCH + j)), self.vector)
                 for i in range(PATCH)
             ]
-            half.append([combine(k, row, column) for row in self.forward])
+            half.append(transform_products(k, column))
         shared = {
             i: k.splat(k.load(base, F32), self.lanes)
             if access == "scalar"
@@ -209,7 +194,7 @@ class _Winograd:
         }
         for i in range(OUTPUTS):
             line = [half[j][i] for j in range(PATCH)]
-            values = [combine(k, row, line) for row in self.forward]
+            values = transform_products(k, line)
             with k.when(rows > i):
                 for j, value in enumerate(values):
                     with k.when(columns > j):
@@ -319,7 +304,7 @@ class _Winograd:
             with k.while_(lambda at=at: at.get() < count):  # type: ignore[misc]
                 self._choose(self.ladder, count, at, multiply)
 
-    def _choose(self, ladder: list[int], count: Val, at: Variable, multiply: Any) -> None:
+    def _choose(self, ladder: Sequence[int], count: Val, at: Variable, multiply: Any) -> None:
         """The tallest tile, or for the rest the lowest that covers it (scratch has the room)."""
         if len(ladder) == 1:
             multiply(ladder[0])

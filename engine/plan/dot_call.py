@@ -24,6 +24,14 @@ _DEPTH_BLOCK: Final = 1024
 """Steps of K per pass over a row block: a slice of A (rows x steps) and of the panel then share the
 second-level cache."""
 
+_COPY_COLUMNS: Final = 64
+"""Columns from which copying rows that are not evenly spaced costs less than reading them in place:
+a copied element serves as many multiply-adds as there are columns."""
+
+_ALIASING: Final = 4096
+"""Bytes between lines that fall into one set of the first-level cache: rows that lie a multiple of
+this apart push each other out."""
+
 _ITEMS_PER_THREAD: Final = 8
 """Work items per thread to aim at, so that shares come out even."""
 
@@ -112,6 +120,7 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         "m": m,
         "m1": padded[1],
         "m2": padded[2],
+        "run": _even_rows(call),
         "n": call.columns,
         "k1": depth.k1,
         "k1_last": depth.k1_last,
@@ -128,6 +137,7 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         "n_items": n_items,
         # The larger operand is streamed once: 1 where B has more columns than A has rows.
         "rows_first": minimum(call.columns // maximum(m, 1), 1),
+        "copied": _copied(call, operands[0]),
     }
     tensors = {"b": call.b}
     _batch_strides(numbers, "b", call.b_batch)
@@ -143,11 +153,36 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         spec,
         items=batches * m_items * n_items,
         cost=flops // _flops_per_ns(low) + 100,
-        scratch=_scratch(spec, low, m_block, n_block),
+        scratch=_scratch(spec, low, m_block, n_block, depth, k3_block),
         writes="c",
         **tensors,
         **numbers,
     )
+
+
+def _even_rows(call: DotCall) -> Dim:
+    """Rows of A that follow each other evenly spaced, from each multiple of their number."""
+    run, step = ONE, ZERO
+    for length, stride in zip(reversed(call.rows), reversed(call.a.rows), strict=True):
+        if length == ONE:
+            continue
+        if run == ONE:
+            step = stride
+        elif stride != step * run:
+            break
+        run = run * length
+    return maximum(run, 1)
+
+
+def _copied(call: DotCall, a: Axes) -> Dim:
+    """1 where an item should copy its rows of A first; see `_COPY_COLUMNS`."""
+    if not a.rows or (call.columns.is_constant and call.columns.value < _COPY_COLUMNS):
+        return ZERO
+    if call.depth.k2 != ONE or (call.depth.k3 != ONE and call.depth.a_k3 != call.depth.k1):
+        return ONE
+    if _even_rows(call) != product(call.rows):
+        return ONE
+    return ONE - minimum(a.rows[-1] * 4 % _ALIASING, 1)
 
 
 def _batch_strides(numbers: dict[str, Dim | int], name: str, strides: Sequence[Dim]) -> None:
@@ -156,12 +191,15 @@ def _batch_strides(numbers: dict[str, Dim | int], name: str, strides: Sequence[D
         numbers[f"{name}_b{axis}"] = stride * 4
 
 
-def _scratch(spec: KernelSpec, low: Lowering, m_block: Dim, n_block: Dim) -> Dim:
+def _scratch(
+    spec: KernelSpec, low: Lowering, m_block: Dim, n_block: Dim, depth: Depth, k3_block: Dim
+) -> Dim:
     vectors: int = spec.options["vectors"]
-    per_row: int = 8 * (2 + spec.options["inputs"].count("tile"))
-    width = vectors * low.target.lanes()
     rows = m_block + low.target.tile_rows(vectors)
-    return rows * per_row + 64 + rows * n_block * (width * 4)
+    copies = minimum(k3_block, depth.k3) * depth.k2 * maximum(depth.k1, depth.k1_last) * 4 + 128
+    single = depth.k3 == ONE or depth.k3 == k3_block
+    sums = ZERO if single else n_block * (vectors * low.target.vector_bytes)
+    return rows * (copies + sums + dot.bytes_per_row(spec.options)) + (dot.Head.SIZE + 64)
 
 
 def _depth_block(depth: Depth) -> Dim:

@@ -31,8 +31,10 @@ def product(
     k3_block: int = 1,
     pieces: int = 1,
     rows_first: int = 0,
+    copied: int = 0,
+    run: int | None = None,
 ) -> Array:
-    """``a @ b`` by the kernel, K cut into steps of `k1`."""
+    """``a @ b`` by the kernel, K cut into steps of `k1`; tiles may read `run` rows in place."""
     (m, depth), n = a.shape, b.shape[1]
     width = vectors * select(isa).lanes()
     packed = pack(b[None], width)
@@ -71,6 +73,8 @@ def product(
         m_items=m_items,
         n_items=n_items,
         rows_first=rows_first,
+        copied=copied,
+        run=m if run is None else run,
         a_m2=depth * 4,
         c_m2=n * 4,
         **strides,
@@ -92,10 +96,12 @@ def matrices(m: int, depth: int, n: int, seed: int = 0) -> tuple[Array, Array]:
     depth=st.integers(0, 70),
     n=st.integers(1, 150),
     vectors=st.integers(1, 4),
-    m_block=st.sampled_from([6, 8, 24]),
+    m_block=st.sampled_from([6, 12, 30]),
     n_block=st.integers(1, 3),
     pieces=st.integers(1, 4),
     rows_first=st.integers(0, 1),
+    copied=st.integers(0, 1),
+    run=st.sampled_from([1, 7, 13, 40]),
 )
 def test_equals_numpy(
     isa: str,
@@ -107,11 +113,13 @@ def test_equals_numpy(
     n_block: int,
     pieces: int,
     rows_first: int,
+    copied: int,
+    run: int,
 ) -> None:
     vectors = min(vectors, select(isa).panel_vectors[-1])
     a, b = matrices(m, depth, n)
     options = {"vectors": vectors, "m_block": m_block, "n_block": n_block, "pieces": pieces}
-    actual = product(a, b, isa, rows_first=rows_first, **options)
+    actual = product(a, b, isa, rows_first=rows_first, copied=copied, run=run, **options)
     assert_equal(actual, (a.astype(np.float64) @ b).astype(np.float32))
 
 
@@ -121,16 +129,18 @@ def test_equals_numpy(
     depth=st.integers(1, 60),
     k1=st.integers(1, 60),
     k3_block=st.integers(1, 4),
-    m_block=st.sampled_from([6, 8, 30]),
+    m_block=st.sampled_from([6, 12, 30]),
     pieces=st.integers(1, 3),
+    copied=st.integers(0, 1),
 )
 def test_the_schedule_does_not_change_bytes(
-    isa: str, depth: int, k1: int, k3_block: int, m_block: int, pieces: int
+    isa: str, depth: int, k1: int, k3_block: int, m_block: int, pieces: int, copied: int
 ) -> None:
     a, b = matrices(19, depth, 37)
     plain = product(a, b, isa)
     k1 = min(k1, depth)
     options = {"k1": k1, "k3_block": k3_block, "m_block": m_block, "pieces": pieces}
+    options["copied"] = copied
     assert product(a, b, isa, **options).tobytes() == plain.tobytes()
 
 
