@@ -46,12 +46,12 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RENEW_S": 0.05, "EXPIRE_S": 0.4, "SETTLE_S": 0.2}.items():
+    for name, value in {"RENEW_S": 0.05, "EXPIRE_S": 1.0, "SETTLE_S": 0.2}.items():
         monkeypatch.setattr(directory, name, value)
 
 
 async def until(watch: AsyncIterator[Any], incarnations: set[str]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async for endpoints in watch:
             if {one.incarnation for one in endpoints} == incarnations:
                 return
@@ -69,7 +69,7 @@ async def test_workers_come_drain_return_and_go() -> None:
             status = await ask(address, SECRET, {"do": "status"})
             assert [one["draining"] for one in status["workers"]] == [True, False]
             assert status["gateways"][0]["url"] == "http://here"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while first.orders != [True]:
                     await asyncio.sleep(0.01)
             request = {"do": "drain", "target": "node1/slot0", "wanted": False}
@@ -91,7 +91,7 @@ async def test_a_new_directory_learns_everything_and_nothing_is_lost_meanwhile()
         await until(watch, {"i1", "i2"})
         await ask(address, SECRET, {"do": "drain", "target": "i2", "wanted": True})
         await until(watch, {"i1"})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not second.announcer.draining:
                 await asyncio.sleep(0.01)
     seen: list[set[str]] = []
@@ -102,7 +102,7 @@ async def test_a_new_directory_learns_everything_and_nothing_is_lost_meanwhile()
 
     following = asyncio.create_task(follow())
     async with serving(address) as (again, _):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(again.register.workers) < 2:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.4)
@@ -118,11 +118,11 @@ async def test_a_new_directory_learns_everything_and_nothing_is_lost_meanwhile()
 async def test_a_directory_that_moves_is_found_again() -> None:
     async with serving() as (_, address):
         worker = Worker(1, address)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await worker.announcer.registered.wait()
     async with serving() as (moved, address):
         worker.address = address
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not moved.register.workers:
                 await asyncio.sleep(0.01)
         await worker.announcer.close()
@@ -151,7 +151,7 @@ def test_a_silent_gateway_is_forgotten() -> None:
     register = Register()
     register.gateways["g"] = directory._Gateway({}, 0.0)
     register.announce(endpoint(1), {}, False, 0.3)
-    assert not register.expire(0.5)
+    assert not register.expire(1.1)
     assert register.gateways == {}
-    assert register.expire(0.8)
+    assert register.expire(1.4)
     assert register.workers == {}
