@@ -14,6 +14,10 @@ from cluster.errors import (
 from engine.errors import EngineError, InputError, ModelError, RunError
 
 
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
 class ApiError(Exception):
     """An error with a status of its own; the message is what the client reads."""
 

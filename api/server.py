@@ -8,24 +8,18 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 
+from api.channels import choose_channel
+from api.errors import StartError
 from api.gateway.app import create_app
 from api.gateway.state import Gateway
 from api.logs import configure_logging
 from api.settings import Settings
 from cluster.channel import Channel
-from cluster.channel.heartbeat import Heartbeat
-from cluster.channel.inprocess import EngineLoader, InProcessChannel
-from cluster.discovery import FolderDiscovery
-from cluster.errors import ChannelError
 from cluster.repository import Repository
-
-
-class StartError(Exception):
-    """The server cannot start; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ class InferenceServer:
         try:
             app = create_app(
                 settings,
-                channel or _channel(settings),
+                channel or choose_channel(settings, self._report),
                 repository,
                 on_progress=self._progress,
             )
@@ -117,6 +111,23 @@ class InferenceServer:
         """Raise the `StartError` that ended the server, if one did."""
         if self._failure is not None:
             raise self._failure
+
+    def _report(self) -> dict[str, Any]:
+        """What the status of a fleet shows of this gateway."""
+        gateway = self.gateway
+        models = gateway.statistics.all()
+        workers = getattr(gateway.channel, "workers", list)
+        return {
+            "url": self.url,
+            "ready": gateway.ready,
+            "waiting": sum(gateway.scheduler.waiting(m.key) for m in gateway.catalog.served()),
+            "requests": sum(model.success.count for model in models),
+            "failed": sum(failed.count for model in models for failed in model.failures.values()),
+            "workers": [
+                {"worker": w.worker, "state": w.state, "outstanding": w.outstanding}
+                for w in workers()
+            ],
+        }
 
     async def started(self) -> None:
         """Announce the address, then wait for the models beside the running server."""
@@ -163,29 +174,6 @@ class _DrainingServer(uvicorn.Server):
         await self._owner.draining()
         await super().shutdown(sockets)
         self._owner.stopped()
-
-
-def _channel(settings: Settings) -> Channel:
-    """Workers where there is a folder of them, else the engine in this process."""
-    if settings.workers is None:
-        loader = EngineLoader(settings.isa, settings.cache_dir)
-        return InProcessChannel(loader, depth=settings.pipeline_depth)
-    try:
-        from cluster.channel.networked import NetworkedChannel, NetworkOptions
-    except ModuleNotFoundError as error:
-        raise StartError(
-            f"workers need the package {error.name}; install it: pip install 'packhorse[fleet]'"
-        ) from None
-    options = NetworkOptions(
-        secret=settings.fleet_secret,
-        heartbeat=Heartbeat(settings.heartbeat_s, 4 * settings.heartbeat_s),
-        shared_bytes=settings.shared_memory_bytes,
-        worker_wait_s=settings.worker_wait_s,
-    )
-    try:
-        return NetworkedChannel(FolderDiscovery(settings.workers), options)
-    except ChannelError as error:
-        raise StartError(str(error)) from None
 
 
 def _listen(settings: Settings) -> socket.socket:

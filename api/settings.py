@@ -42,6 +42,23 @@ class Settings(BaseModel):
     backlog: Count = Field(default=2048, description="Connections that may wait to be accepted.")
     keep_alive_s: Seconds = Field(default=75, description="How long an idle connection is kept.")
 
+    fleet: bool = Field(
+        default=False,
+        description="Serve on a fleet of pinned workers under Ray, started for it on this machine.",
+    )
+    slots: str | None = Field(
+        default=None,
+        description="With a fleet, where workers run: one per machine, socket, node, cache or "
+        "core, or a number of slots to cut this machine into; default: node.",
+    )
+    directory: str | None = Field(
+        default=None,
+        description="Join a fleet that is up, by HOST:PORT of its directory.",
+    )
+    fleet_secret_file: Path | None = Field(
+        default=None, description="File with the fleet's shared secret."
+    )
+
     threads: Count | None = Field(
         default=None, description="Threads per model; default: all usable CPUs."
     )
@@ -184,6 +201,8 @@ def read_settings(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(detail) for detail in error.errors())) from None
+    if settings.fleet and settings.directory:
+        raise SettingsError("a fleet is either started (fleet) or joined (directory), not both")
     if settings.management == "token" and not settings.management_token:
         raise SettingsError(
             f"management is 'token' but there is none; set {PREFIX}MANAGEMENT_TOKEN"

@@ -112,3 +112,14 @@ def test_gateway_serves_without_the_extras() -> None:
         "        print(response.status)"
     )
     assert answer.strip() == "200"
+
+
+def test_the_command_line_runs_without_the_extras() -> None:
+    answer = python(
+        BLOCKED + "from api.cli.main import main\n"
+        "try:\n"
+        "    main(['fleet', 'status'])\n"
+        "except SystemExit as end:\n"
+        "    print(end.code)"
+    )
+    assert answer.strip() == "1"

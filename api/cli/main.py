@@ -14,6 +14,7 @@ from api.cli.cache import cache
 from api.cli.check import check
 from api.cli.errors import CommandError
 from api.cli.explain import explain
+from api.cli.fleet import app as fleet
 from api.cli.run import run
 from api.cli.serve import serve
 from api.cli.verify import verify
@@ -33,6 +34,7 @@ app = typer.Typer(
 for command in (serve, run, check, explain, verify, bench, build):
     app.command()(command)
 app.add_typer(cache)
+app.add_typer(fleet)
 
 
 def _print_version(wanted: bool) -> None:

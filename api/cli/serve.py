@@ -9,9 +9,11 @@ from pydantic.fields import FieldInfo
 
 from api.cli import terminal
 from api.cli.errors import CommandError, UsageError
+from api.cli.fleet_start import fleet_for
 from api.cli.request_example import request_example
+from api.errors import StartError
 from api.logs import configure_logging
-from api.server import InferenceServer, ServerEvent, StartError
+from api.server import InferenceServer, ServerEvent
 from api.settings import Settings, read_settings
 from cluster.description import TensorDescription
 
@@ -19,10 +21,11 @@ PANELS = {
     name: panel
     for panel, names in {
         "Server": "model_name host port backlog keep_alive_s exit_on_error",
+        "Fleet": "fleet slots directory workers fleet_secret fleet_secret_file heartbeat_s "
+        "worker_wait_s shared_memory_bytes",
         "Engine": "threads isa cache_dir",
         "Batching": "max_batch_size max_queue pipeline_depth request_timeout_s default_priority "
         "drain_timeout_s",
-        "Workers": "workers fleet_secret heartbeat_s worker_wait_s shared_memory_bytes",
         "Limits": "max_body_bytes max_buffered_bytes max_json_depth max_elements body_timeout_s",
         "Logs": "log_level log_format access_log",
     }.items()
@@ -133,6 +136,9 @@ def serve(given: dict[str, Any]) -> None:
     NAME/VERSION/model.onnx. Every setting can also be given by an environment variable: PACKHORSE_
     and its name in capitals, for example PACKHORSE_MAX_BATCH_SIZE=64.
 
+    With --fleet the models run on pinned workers under Ray, one per NUMA node or as --slots says;
+    the path may then also be a fleet's file.
+
     Example: packhorse serve model.onnx --port 8000
     """
     settings = read_settings(given)
@@ -141,9 +147,10 @@ def serve(given: dict[str, Any]) -> None:
     configure_logging(settings.log_level, settings.log_format)
     announcer = Announcer()
     try:
-        server = announcer.server = InferenceServer(settings, announcer)
-        server.run()
-        server.raise_failure()
+        with fleet_for(settings) as settings:
+            server = announcer.server = InferenceServer(settings, announcer)
+            server.run()
+            server.raise_failure()
     except StartError as error:
         raise CommandError(str(error)) from None
     except KeyboardInterrupt:

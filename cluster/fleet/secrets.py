@@ -7,7 +7,6 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.channel.security import VARIABLE, read_secret
 from cluster.errors import FleetError
 
 
@@ -30,6 +29,8 @@ def fleet_secret(path: str | Path | None = None) -> str:
     The last is made at first use: on one machine nothing has to be handed out. Machines of one
     fleet must be given the same. Raises `FleetError` or `ChannelError`.
     """
+    from cluster.channel.security import VARIABLE, read_secret  # needs the extra `fleet`
+
     if path is not None or os.environ.get(VARIABLE):
         return read_secret(Path(path).expanduser() if path is not None else None) or ""
     return created(state_folder() / "fleet-secret")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from api.server import InferenceServer, StartError, serve
+from api.errors import StartError
+from api.server import InferenceServer, serve
 from api.settings import Settings
 from cluster.channel.inprocess import InProcessChannel
 from cluster.errors import ChannelError, RepositoryError
