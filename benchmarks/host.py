@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks import engines
 from benchmarks.machine import resident_bytes
-from benchmarks.models import MODELS, Dims, case_inputs
+from benchmarks.models import Dims, case_inputs, find
 
 
 class EngineHost:
@@ -16,7 +16,7 @@ class EngineHost:
 
     def __init__(self, setup: engines.EngineSetup, model: str, path: Path) -> None:
         self._setup = setup
-        self._model = MODELS[model]
+        self._model = find(model)
         self._path = path
         self._engine: engines.Engine | None = None
         self._inputs: engines.Arrays = {}

@@ -4,13 +4,13 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from benchmarks.models import detection, sequence, transformer, vision
+from benchmarks.models import detection, recurrent, sequence, transformer, vision
 from benchmarks.models.graph import Array
 from benchmarks.models.layers import image_sample
 
@@ -178,6 +178,41 @@ MODELS: Mapping[str, BenchmarkModel] = {
         ),
     )
 }
+
+
+HIDDEN_SIZES = (128, 256, 512, 1024)
+LAYER_BATCHES, LAYER_STEPS = (1, 8, 32), (10, 50, 200)
+
+
+def _layer(cell: recurrent.Cell, hidden: int) -> BenchmarkModel:
+    def rows(dims: Dims, rng: np.random.Generator) -> Inputs:
+        shape = (dims["length"], dims["batch"], hidden)
+        return {"x": rng.standard_normal(shape, dtype=np.float32)}
+
+    return BenchmarkModel(
+        f"{cell.lower()}_{hidden}",
+        f"{cell} {hidden}",
+        partial(recurrent.layer, cell, hidden),
+        rows,
+        _grid(batch=LAYER_BATCHES, length=LAYER_STEPS),
+        {"batch": 2, "length": 3},
+        {"batch": (1, 8), "length": (1, 50)},
+    )
+
+
+LAYERS: dict[str, BenchmarkModel] = {
+    model.name: model
+    for cell in recurrent.GATES
+    for hidden in HIDDEN_SIZES
+    for model in [_layer(cell, hidden)]
+}
+"""Single recurrent layers, measured by `benchmarks.recurrent`; names are LSTM or GRU and hidden
+size."""
+
+
+def find(name: str) -> BenchmarkModel:
+    """A network or a layer by its name."""
+    return MODELS[name] if name in MODELS else LAYERS[name]
 
 
 def select(names: str | None) -> tuple[BenchmarkModel, ...]:

@@ -1,0 +1,141 @@
+"""Recurrent layers beside onnxruntime and OpenVINO: ``python -m benchmarks.recurrent``.
+
+LSTM and GRU of one direction over hidden sizes, batches and numbers of steps. What a step must read
+at least, its recurrent weights, stands against the bandwidth of every cache.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.status import Status
+
+from benchmarks import engines, options, roofline, tables, turns
+from benchmarks.comparison import Plan, compare_engines
+from benchmarks.models import LAYERS
+from benchmarks.provenance import collect
+from benchmarks.remote import Remote
+from benchmarks.results import CaseResult, Limits, PeersReport
+from benchmarks.summary import geometric_mean, speedup
+
+SMALL_HIDDEN = 256
+"""Largest hidden size whose weights a core may keep to itself."""
+
+
+def hidden(case: CaseResult) -> int:
+    """Hidden size of a case's layer."""
+    return int(case.model.rsplit("_", 1)[1])
+
+
+Group = tuple[str, Callable[[CaseResult], bool]]
+
+GROUPS: tuple[Group, ...] = (
+    (f"batch 1, hidden up to {SMALL_HIDDEN}", lambda c: _is(c, 1, small=True)),
+    (f"batch 1, hidden over {SMALL_HIDDEN}", lambda c: _is(c, 1, small=False)),
+    ("batch 8", lambda c: c.dims["batch"] == 8),
+    ("batch 32", lambda c: c.dims["batch"] == 32),
+    ("all", lambda _: True),
+)
+
+
+def _is(case: CaseResult, batch: int, *, small: bool) -> bool:
+    return case.dims["batch"] == batch and (hidden(case) <= SMALL_HIDDEN) == small
+
+
+def show_groups(out: Console, cases: Sequence[CaseResult]) -> None:
+    """Print geometric means and the worst case of every group, by threads and by cell."""
+    table = tables.grid(
+        "Speed-up over the faster of onnxruntime and OpenVINO, by minima",
+        *("group", "threads", "cell", "cases", "geometric mean", "worst", "of"),
+        left=3,
+    )
+    for label, belongs in GROUPS:
+        for threads in sorted({case.threads for case in cases}):
+            for cell in ("LSTM", "GRU", "both"):
+                found = [
+                    (gain, case)
+                    for case in cases
+                    if belongs(case)
+                    and case.threads == threads
+                    and (cell == "both" or case.title.startswith(cell))
+                    and (gain := speedup(case)) is not None
+                ]
+                if found:
+                    worst, where = min(found, key=lambda pair: pair[0])
+                    mean = geometric_mean(gain for gain, _ in found)
+                    place = f"{where.title} {where.case}"
+                    row = (str(len(found)), tables.ratio(mean), tables.ratio(worst), place)
+                    table.add_row(label, str(threads), cell, *row)
+        table.add_section()
+    out.print(table)
+
+
+def markdown(printed: str, page: Path, plot: Path | None) -> str:
+    """A page with the chart and the tables as they were printed."""
+    lines = ["# Performance of recurrent layers", ""]
+    lines += ["Written by `python -m benchmarks.recurrent --page`; see [benchmarks](benchmarks.md)"]
+    lines += ["for how figures are taken and [recurrent](recurrent.md) for what they follow from."]
+    if plot is not None:
+        target = os.path.relpath(plot, page.parent)
+        lines += ["", f"![Time per step against hidden size]({target})"]
+    lines += ["", "```text", *(line.rstrip() for line in printed.splitlines()), "```"]
+    return "\n".join(lines)
+
+
+def main(
+    layers: Annotated[
+        str | None,
+        typer.Option(help=f"Comma-separated; all by default. Known: {', '.join(LAYERS)}."),
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Thread counts.")] = "1,2",
+    rounds: options.Rounds = 5,
+    json_file: options.JsonFile = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write what was printed to this Markdown page.")
+    ] = None,
+    quick: options.Quick = False,
+    cache: options.CacheFolder = options.DEFAULT_CACHE,
+    timeout: options.Timeout = 600.0,
+) -> None:
+    """Compare the engines on single recurrent layers in one run."""
+    out = tables.console()
+    names = list(LAYERS) if layers is None else [name.strip() for name in layers.split(",")]
+    unknown = sorted(set(names) - set(LAYERS))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)} is none of {', '.join(LAYERS)}")
+    counts = options.integers(threads, "--threads")
+    provenance = collect()
+    tables.show_provenance(out, provenance)
+    pace = turns.QUICK if quick else turns.Pace(rounds=rounds)
+    chosen = [LAYERS[name] for name in names]
+    plan = Plan(chosen, engines.FP32_ENGINES, counts, pace, cache, small=quick, timeout=timeout)
+    effort = roofline.QUICK if quick else roofline.Effort()
+    with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
+        status.update("measuring the machine")
+        limits: Limits = meter.call("measure")
+        results = compare_engines(plan, lambda: meter.call("fp32_core"), status.update)
+        cases = [result for result in results if isinstance(result, CaseResult)]
+        status.update("measuring the machine again")
+        limits = limits.best(meter.call("measure"))
+    tables.show_limits(out, limits)
+    tables.show_cases(out, cases)
+    tables.show_failures(out, cases)
+    show_groups(out, cases)
+    tables.show_drift(out, cases)
+    report = PeersReport(provenance=provenance, limits=limits, notes=[], cases=cases, loadings=[])
+    options.write_text(json_file, report.model_dump_json(indent=1))
+    if plot is not None:
+        from benchmarks.recurrent_chart import draw_steps
+
+        draw_steps(report, plot)
+    if page is not None:
+        options.write_text(page, markdown(out.export_text(), page, plot))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import tables
+from benchmarks.models import LAYERS, find
+from benchmarks.models.recurrent import recurrent_weight_bytes
+from benchmarks.recurrent import markdown, show_groups
+from benchmarks.recurrent_chart import draw_steps
+from benchmarks.results import CaseResult, PeersReport
+from tests.benchmarks import samples
+
+
+def layer_case(cell: str, hidden: int, batch: int, threads: int, **seconds: float) -> CaseResult:
+    case = samples.case(f"{cell} {hidden}", threads, batch=batch, **seconds)
+    return case.model_copy(
+        update={
+            "model": f"{cell.lower()}_{hidden}",
+            "case": f"b{batch} l50",
+            "dims": {"batch": batch, "length": 50},
+        }
+    )
+
+
+def report() -> PeersReport:
+    cases = [
+        layer_case(cell, hidden, batch, threads, packhorse=1e-3, onnxruntime=2e-3, openvino=3e-3)
+        for cell in ("LSTM", "GRU")
+        for hidden in (128, 512)
+        for batch in (1, 8)
+        for threads in (1, 2)
+    ]
+    return samples.report().model_copy(update={"cases": cases})
+
+
+def test_every_group_has_its_mean_and_worst_case() -> None:
+    out = tables.console()
+    slow = layer_case("GRU", 256, 1, 1, packhorse=2e-3, onnxruntime=1e-3, openvino=3e-3)
+    show_groups(out, [*report().cases, slow])
+    lines = out.export_text().splitlines()
+    row = next(
+        line for line in lines if "hidden up to 256" in line and " 1 " in line and "GRU" in line
+    )
+    assert "1.00x" in row
+    assert "0.50x" in row
+    assert "GRU 256" in row
+
+
+def test_the_chart_shows_engines_and_limits(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra bench")
+    draw_steps(report(), tmp_path / "new" / "steps.png")
+    with Image.open(tmp_path / "new" / "steps.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+    assert (0x0B, 0x7A, 0x55) in colours
+    draw_steps(report().model_copy(update={"cases": []}), tmp_path / "nothing.png")
+
+
+def test_layers_are_found_and_weigh_what_they_should() -> None:
+    assert find("lstm_256") is LAYERS["lstm_256"]
+    assert recurrent_weight_bytes("LSTM", 256) == 1 << 20
+    model = LAYERS["gru_128"].build()
+    recurrence = next(w for w in model.graph.initializer if w.name.startswith("recurrence"))
+    assert len(recurrence.raw_data) == recurrent_weight_bytes("GRU", 128)
+
+
+def test_the_page_names_its_command(tmp_path: Path) -> None:
+    text = markdown("table", tmp_path / "page.md", tmp_path / "plot.png")
+    assert "python -m benchmarks.recurrent --page" in text
+    assert "(plot.png)" in text
