@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.channel.arena import Arena, Mapping
+from cluster.channel.copying import join
 from cluster.channel.wire import WireError
 from cluster.session import Tensor, Tensors
 
@@ -132,10 +133,7 @@ def _pack(parcel: Parcel, name: str, parts: list[Tensor], arena: Arena | None) -
     elif size >= SHARED_BYTES and arena and (offset := arena.allocate(size)) is not None:
         parcel.blocks.append(offset)
         slot = arena.view(offset, size).view(first.dtype).reshape(shape)
-        if len(parts) == 1:
-            np.copyto(slot, first)
-        else:
-            np.concatenate(parts, out=slot)
+        join(parts, slot)
         parcel.listing.append([name, kind, shape, [offset, size]])
         return
     else:

@@ -1,0 +1,145 @@
+"""`python -m benchmarks.fleet`: the fleet's figures, each beside its goal.
+
+The machine must have two cores that nobody else uses. Every part starts its own processes and ends
+them; whoever is compared runs in turns, from the same client.
+"""
+
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import options, tables
+from benchmarks.fleet import crossing as crossings
+from benchmarks.fleet import scaleup, servers
+from benchmarks.fleet.table import Figure, show
+from benchmarks.provenance import collect
+
+Measure = Callable[[Path, Path, bool], list[Figure]]
+
+
+def added(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    """What the way over a worker adds to a request for the MLP."""
+    embedded, fleet = servers.one_request_at_a_time(folder, cache, rounds=1 if quick else 5)
+    middle = statistics.median(f.p50 - e.p50 for e, f in zip(embedded, fleet, strict=True))
+    base = statistics.median(e.p50 for e in embedded)
+    note = f"embedded {tables.duration(base)} over HTTP, {len(embedded)} rounds in turns"
+    return [
+        Figure(
+            "MLP, p50 added by the fleet path",
+            tables.duration(middle),
+            "1.0 ms",
+            middle <= 1e-3,
+            note,
+        )
+    ]
+
+
+def crossing(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    """A 25 MB image through the channel, and back a number."""
+    figures = []
+    os.environ["PACKHORSE_FLEET_SECRET"] = crossings.SECRET
+    for kind, label, goal in (("ipc", "shared memory", 4e-3), ("tcp", "tcp, encrypted", None)):
+        place = folder / kind
+        place.mkdir()
+        seconds = crossings.crossing(place, cache, kind, 5 if quick else 60)
+        middle, best = crossings.middle(seconds["1080p"]), min(seconds["1080p"])
+        note = (
+            f"minimum {tables.duration(best)}; "
+            f"next to nothing: {tables.duration(crossings.middle(seconds['small']))}"
+        )
+        figures.append(
+            Figure(
+                f"1080p image, {label}, p50",
+                tables.duration(middle),
+                tables.duration(goal) if goal else "",
+                middle <= goal if goal else None,
+                note,
+            )
+        )
+    return figures
+
+
+def scaling(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    """Two workers of one core against one."""
+    one, two = servers.one_and_two(folder, cache, rounds=1 if quick else 3)
+    best = [max(f.answers for f in side) for side in (one, two)]
+    ratio = statistics.median(t.answers / o.answers for o, t in zip(one, two, strict=True))
+    note = f"{best[0]:.0f} and {best[1]:.0f} answers/s, sequences of 128 tokens"
+    return [
+        Figure("encoder, two workers over one", tables.ratio(ratio), "1.75x", ratio >= 1.75, note)
+    ]
+
+
+def against_serve(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    """Ray Serve with `@serve.batch` and onnxruntime on the same cores."""
+    figures = []
+    for model, goal in (("mlp", 5.0), ("encoder", 1.3)):
+        place = folder / model
+        place.mkdir()
+        ours, theirs = servers.ours_and_serve(place, cache, model, rounds=1 if quick else 3)
+        ratio = statistics.median(o.answers / t.answers for o, t in zip(ours, theirs, strict=True))
+        best = [max(f.answers for f in side) for side in (ours, theirs)]
+        note = f"{best[0]:.0f} and {best[1]:.0f} answers/s"
+        figures.append(
+            Figure(f"{model} over Ray Serve", tables.ratio(ratio), f"{goal}x", ratio >= goal, note)
+        )
+    return figures
+
+
+def scale_up(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    """One more worker process, up to its first answer."""
+    figures = []
+    for model in ("mlp", "encoder"):
+        place = folder / model
+        place.mkdir()
+        seconds = scaleup.scale_up(model, place, cache, 1 if quick else 5)
+        middle = statistics.median(seconds)
+        figures.append(
+            Figure(
+                f"{model}: start of a worker process to its first answer",
+                tables.duration(middle),
+                "4 s",
+                middle <= 4,
+                f"minimum {tables.duration(min(seconds))}, warm caches",
+            )
+        )
+    return figures
+
+
+PARTS: dict[str, Measure] = {
+    "added": added,
+    "crossing": crossing,
+    "scaling": scaling,
+    "serve": against_serve,
+    "scale-up": scale_up,
+}
+
+
+def main(
+    parts: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(PARTS)}.")] = ",".join(
+        PARTS
+    ),
+    quick: options.Quick = False,
+    cache: options.CacheFolder = options.DEFAULT_CACHE,
+) -> None:
+    """Measure the fleet and print every figure beside its goal."""
+    chosen = [part.strip() for part in parts.split(",")]
+    if unknown := set(chosen) - PARTS.keys():
+        raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--parts")
+    out = tables.console()
+    tables.show_provenance(out, collect())
+    cache.mkdir(parents=True, exist_ok=True)
+    figures: list[Figure] = []
+    for part in chosen:
+        with tempfile.TemporaryDirectory(prefix="packhorse-fleet-") as folder:
+            figures += PARTS[part](Path(folder), cache, quick)
+    show(out, figures)
+
+
+if __name__ == "__main__":
+    typer.run(main)

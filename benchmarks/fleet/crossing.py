@@ -1,0 +1,52 @@
+"""How long a large tensor takes to a worker: a batch of a model that does nothing."""
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fleet.processes import Processes
+from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.channel.networked import NetworkedChannel, NetworkOptions
+from cluster.discovery import FolderDiscovery
+
+SECRET = "for one run of a benchmark"
+IMAGE = (1, 3, 1080, 1920)
+SMALL = (1, 3, 8, 8)
+KEY = ModelKey("null", 1, 1)
+
+
+def crossing(folder: Path, cache: Path, kind: str, calls: int) -> dict[str, list[float]]:
+    """Seconds of each call, for a 1080p image in fp32 and for next to nothing, in turns."""
+    with Processes(folder, cache) as processes:
+        processes.start("benchmarks.fleet.null_worker", str(folder), kind)
+        processes.wait_for_workers(1)
+        return asyncio.run(_measure(processes.workers, folder, calls))
+
+
+async def _measure(workers: Path, folder: Path, calls: int) -> dict[str, list[float]]:
+    channel = NetworkedChannel(FolderDiscovery(workers), NetworkOptions(secret=SECRET))
+    model = folder / "null.onnx"
+    model.touch()
+    await channel.load(KEY, ModelSource(model))
+    rng = np.random.default_rng(0)
+    # Several images in turns, so that none is in a cache because it was just sent.
+    images = [rng.random(IMAGE, dtype=np.float32) for _ in range(4)]
+    small = np.ones(SMALL, np.float32)
+    seconds: dict[str, list[float]] = {"1080p": [], "small": []}
+    for call in range(calls + 4):
+        for name, tensor in (("1080p", images[call % 4]), ("small", small)):
+            began = time.perf_counter()
+            batch = Batch(KEY, ({"image": tensor},), None, time.monotonic() + 30)
+            answer = await channel.submit(batch)
+            seconds[name].append(time.perf_counter() - began)
+            assert answer["first"][0] == tensor[0, 0, 0, 0]
+    await channel.close()
+    return {name: times[4:] for name, times in seconds.items()}
+
+
+def middle(seconds: list[float]) -> float:
+    """The median."""
+    return statistics.median(seconds)
