@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.graph.ir import Graph
-from engine.graph.passes import CANONICAL, CANONICAL_ROUNDS, PassReport, dead_code, run
+from engine.graph.passes import CANONICAL, CANONICAL_ROUNDS, PassReport, attention, dead_code, run
 from engine.graph.passes.channels_last import channels_last
 from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
@@ -15,7 +15,7 @@ from engine.graph.passes.transposes import transposes
 def optimise(graph: Graph) -> list[PassReport]:
     """Bring a model into one form, lay it out channels-last, fuse; reports of every pass."""
     reports = run(graph, CANONICAL, CANONICAL_ROUNDS)
-    reports += run(graph, (quantization, dead_code))
+    reports += run(graph, (quantization, attention, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
     reports += run(graph, (fuse_epilogue, fuse_elementwise, dead_code))
     return reports

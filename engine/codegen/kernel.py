@@ -72,6 +72,7 @@ class KernelSpec:
 _FAMILIES: Final[dict[str, Family]] = {}
 
 _MODULES: Final = (
+    "engine.kernels.attention",
     "engine.kernels.bind",
     "engine.kernels.channel",
     "engine.kernels.copy",

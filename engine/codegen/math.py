@@ -139,6 +139,12 @@ def exp(k: KernelBuilder, x: Val) -> Val:
     return k.select(x <= _EXP_HIGH, result, x + math.inf)
 
 
+def exp_falling(k: KernelBuilder, x: Val) -> Val:
+    """``e**x``, at most 2 ulp, for x <= 88 or NaN; results below 2**-126 are flushed to zero."""
+    held = k.select(x < _EXP_LOW, k.const(_EXP_LOW, x.type), x)
+    return k.select(x < _EXP_LOW, k.const(0.0, x.type), exp_held(k, held))
+
+
 def expm1(k: KernelBuilder, x: Val) -> Val:
     """``e**x - 1``, at most 3 ulp, also near zero."""
     result = _expm1_bounded(k, _clamp(k, x, -18.0, 89.0))

@@ -224,6 +224,7 @@ class Lowering:
 Lower = Callable[[Node, Lowering], None]
 _REGISTRY: Final[dict[str, Lower]] = {}
 _MODULES: Final = (
+    "engine.plan.lower.attention",
     "engine.plan.lower.convolution",
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",

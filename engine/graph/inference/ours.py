@@ -80,3 +80,13 @@ def _global_pool(node: Inference) -> None:
     shape = node.shape(0)
     ones = tuple(Dim.of(1) for _ in shape[1:-1])
     node.output(0, (shape[0], *ones, shape[-1]), node.dtype(0))
+
+
+@rule("Attention", domain=OURS)
+def _attention(node: Inference) -> None:
+    """Shape of the queries with the size of the values, heads behind positions if transposed."""
+    query, values = node.shape(0), node.shape(2)
+    shape = (*query[:-1], values[-1])
+    if node.attribute("transposed"):
+        shape = (shape[0], shape[2], shape[1], shape[3])
+    node.output(0, shape, node.dtype(0))

@@ -1,5 +1,6 @@
 """Passes over the typed graph, each with its algebra in its docstring."""
 
+from engine.graph.passes.attention import attention, standard_attention
 from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.dead_code import dead_code
@@ -19,6 +20,7 @@ from engine.graph.passes.transposes import transposes
 CANONICAL: tuple[Pass, ...] = (
     opset_upgrade,
     halves,
+    standard_attention,
     functions,
     constant_folding,
     identities,
@@ -44,6 +46,7 @@ __all__ = [
     "CANONICAL_ROUNDS",
     "Pass",
     "PassReport",
+    "attention",
     "common_subexpressions",
     "constant_folding",
     "dead_code",
@@ -58,5 +61,6 @@ __all__ = [
     "quantization",
     "reshapes",
     "run",
+    "standard_attention",
     "transposes",
 ]
