@@ -30,11 +30,13 @@ from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.math import exp_falling
 from engine.codegen.target import Target
 from engine.codegen.values import element_bytes
-from engine.kernels.dot import multiply_step
 from engine.kernels.pack import transpose
 from engine.kernels.strips import Lanes, Part
+from engine.kernels.tile import multiply, zeros
 
-_UNROLL: Final = 2
+_AHEAD: Final = 512
+"""Bytes of a panel that are fetched ahead of their use."""
+
 _ROWS: Final = 4
 """Rows of scores that the softmax takes side by side."""
 
@@ -80,7 +82,7 @@ def tallest(target: Target) -> int:
 
 def widths(target: Target) -> tuple[int, ...]:
     """Widths, in vectors, of panels of transposed keys, widest first."""
-    return tuple(v for v in (4, 2, 1) if v in target.panel_vectors)
+    return tuple(v for v in (2, 1) if v in target.panel_vectors)
 
 
 class _Attention:
@@ -105,9 +107,8 @@ class _Attention:
             for height in self._ladder(vectors)
         }
 
-    def _ladder(self, vectors: int) -> list[int]:
-        rows = self.k.target.tile_rows(vectors)
-        return sorted({rows, max(1, rows // 2), 1}, reverse=True)
+    def _ladder(self, vectors: int) -> tuple[int, ...]:
+        return self.k.target.tile_ladder(vectors)
 
     # Arguments of a tile function: a, bytes between its rows, the panel, c, bytes between its rows,
     # steps of K, and 1 where c is added to.
@@ -115,9 +116,7 @@ class _Attention:
         k, count = self.k, self.count
         function = k.local_function(f"tile_{height}x{vectors}", [PTR, I64, PTR, PTR, I64, I64, I64])
         with k.within(function) as (a, a_stride, b, c, c_stride, depth, adds):
-            lines = [k.offset(a, a_stride * row) for row in range(height)]
-            zero = k.const(0, self.vector)
-            sums = [[k.variable(zero) for _ in range(vectors)] for _ in range(height)]
+            sums = zeros(k, height, vectors)
             places = [
                 [k.offset(c, c_stride * row + v * count * 4) for v in range(vectors)]
                 for row in range(height)
@@ -126,15 +125,8 @@ class _Attention:
                 for row in range(height):
                     for v in range(vectors):
                         sums[row][v].set(k.load(places[row][v], self.vector))
-            panel, step = k.variable(b), k.variable(k.const(0))
-            bulk = depth - depth % _UNROLL
-            for stop, unroll in ((bulk, _UNROLL), (depth, 1)):
-                with k.while_(lambda stop=stop: step.get() < stop):  # type: ignore[misc]
-                    for u in range(unroll):
-                        source = k.offset(panel.get(), u * vectors * count * 4)
-                        multiply_step(k, lines, step.get() * 4 + u * 4, source, count, sums)
-                    panel.add(unroll * vectors * count * 4)
-                    step.add(unroll)
+            panel, ahead = k.variable(b), k.variable(b)
+            multiply(k, a, a_stride, panel, depth, sums, ahead, k.const(_AHEAD))
             for row in range(height):
                 for v in range(vectors):
                     k.store(sums[row][v].get(), places[row][v])
@@ -356,7 +348,7 @@ class _Attention:
             k.call(self.tiles[height, vectors], arguments)
             row.add(height)
 
-        def choose(ladder: list[int]) -> None:
+        def choose(ladder: Sequence[int]) -> None:
             if len(ladder) == 1:
                 tile(ladder[0])
                 return

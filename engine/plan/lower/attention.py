@@ -16,7 +16,6 @@ from engine.graph.dims import Dim, ceildiv, maximum, minimum, select_stride
 from engine.graph.ir import Node
 from engine.kernels import attention as kernel
 from engine.plan.lowering import Lowering, lowers
-from engine.plan.packing import panel_vectors
 from engine.plan.tensor import ONE, ZERO, Tensor
 
 KEY_BLOCK: Final = 256
@@ -52,11 +51,8 @@ def attention(node: Node, low: Lowering) -> None:
         heads = k.shape[1]
     group = query_heads // heads
     value_size = v.shape[3]
-    vectors = (
-        panel_vectors(value_size.value, low.target)
-        if value_size.is_constant
-        else low.target.panel_vectors[-1]
-    )
+    narrow = value_size.is_constant and value_size.value <= low.target.lanes()
+    vectors = 1 if narrow else min(2, low.target.panel_vectors[-1])
     access = ["c" if e.shape[3] == keys and keys != ONE else "s" for e in extras]
     dtypes = [e.dtype.name for e in extras]
     spec = kernel.spec(
