@@ -23,8 +23,9 @@ _ALONE: Final = 2 << 20
 _MOST: Final = 4
 """Threads that copy at once; more of them meet the limit of the memory."""
 
-_PIECE: Final = 1 << 20
-"""Bytes of a piece, so that a thread that starts late takes fewer of them."""
+_TURNS: Final = 2
+"""Pieces for each thread: more than one, so that a thread that starts late takes fewer, and few,
+because between two of them a thread may have to wait for the GIL."""
 
 
 @cache
@@ -47,7 +48,8 @@ def join(parts: Sequence[Tensor], slot: Tensor) -> None:
     if any(part.shape[1:] != slot.shape[1:] for part in parts):
         raise ValueError("parts of a batch must have the same shape but for axis 0")
     executor, count = _helpers()
-    pieces = iter(list(_pieces(parts, slot.reshape(-1))))
+    step = max(1, slot.size // (_TURNS * (count + 1)))
+    pieces = iter(list(_pieces(parts, slot.reshape(-1), step)))
     running = [executor.submit(_copy, pieces) for _ in range(count)]
     _copy(pieces)
     wait(running)
@@ -55,8 +57,7 @@ def join(parts: Sequence[Tensor], slot: Tensor) -> None:
         each.result()
 
 
-def _pieces(parts: Sequence[Tensor], slot: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    step = _PIECE // slot.itemsize
+def _pieces(parts: Sequence[Tensor], slot: Tensor, step: int) -> Iterator[tuple[Tensor, Tensor]]:
     position = 0
     for part in parts:
         flat = part.reshape(-1)

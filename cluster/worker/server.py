@@ -22,14 +22,14 @@ from cluster.channel import Batch, Channel, wire
 from cluster.channel.arena import Arena, Mapping, sweep
 from cluster.channel.descriptions import pack_description
 from cluster.channel.heartbeat import Pulse
-from cluster.channel.security import Credentials, Doorman
-from cluster.channel.sockets import LoopSocket, make_socket
+from cluster.channel.sockets import LoopSocket
 from cluster.channel.tensors import unpack
 from cluster.channel.wire import Kind, Message, WireError
-from cluster.discovery import WorkerEndpoint, machine_id, new_incarnation
+from cluster.discovery import WorkerEndpoint, new_incarnation
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
 from cluster.repository import Repository
 from cluster.session import Tensors
+from cluster.worker.listeners import Listeners
 from cluster.worker.models import HeldModel, SharedModels, source_from
 from cluster.worker.options import EndpointOptions
 from cluster.worker.session import Run, Session
@@ -76,37 +76,13 @@ class EndpointServer:
 
         Raises `ChannelError` if there is nowhere to bind, or tcp without a secret.
         """
-        options = self._options
         sweep()
         self._loop = asyncio.get_running_loop()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets: list[LoopSocket] = []
-        self._doorman: Doorman | None = None
-        ipc = tcp = None
-        key = ""
-        try:
-            if options.folder is not None:
-                self._ipc_path = options.folder / f"{self.incarnation}.sock"
-                ipc = f"ipc://{self._ipc_path}"
-                self._bind(ipc, None)
-            if options.tcp is not None:
-                if options.secret is None:
-                    raise ChannelError(
-                        "a worker that is reached over tcp needs the fleet's shared secret; "
-                        "set PACKHORSE_FLEET_SECRET on workers and gateways"
-                    )
-                credentials = Credentials.of(options.secret)
-                key = credentials.worker.public.decode()
-                self._doorman = Doorman(self._context, credentials)
-                tcp = options.advertised(self._bind(f"tcp://{options.tcp}", credentials))
-        except zmq.ZMQError as error:
-            self._context.destroy(0)
-            raise ChannelError(f"worker '{options.worker}' cannot listen: {error}") from None
-        if not self._sockets:
-            raise ChannelError("a worker needs a folder for its socket, or a tcp address")
-        self._pulse = Pulse(options.heartbeat, self._beat)
-        logger.info("worker '%s' listens on %s %s", options.worker, ipc or "", tcp or "")
-        return WorkerEndpoint(self.incarnation, options.worker, machine_id(), ipc, tcp, key)
+        self._listeners = Listeners(self._options, self.incarnation, self._receive)
+        self._pulse = Pulse(self._options.heartbeat, self._beat)
+        endpoint = self._listeners.endpoint
+        logger.info("worker listens: %s", endpoint)
+        return endpoint
 
     async def preload(self, repository: Repository, threads: int | None = None) -> list[str]:
         """Load what `repository` serves, so that gateways find it ready; returns the names.
@@ -150,24 +126,8 @@ class EndpointServer:
             timer.cancel()
         for session in list(self._sessions.values()):
             self._end(session, keep_s=0)
-        for socket in self._sockets:
-            socket.close(linger_ms=200)
-        if self._doorman is not None:
-            self._doorman.close()
-        await asyncio.to_thread(self._context.term)
-        if self._options.folder is not None:
-            self._ipc_path.unlink(missing_ok=True)
+        await self._listeners.close()
         await self.models.close()
-
-    def _bind(self, address: str, credentials: Credentials | None) -> str:
-        socket = make_socket(self._context, zmq.ROUTER)
-        if credentials is not None:
-            credentials.serve(socket)
-        socket.bind(address)
-        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        own = LoopSocket(socket, lambda frames: self._receive(own, credentials is None, frames))
-        self._sockets.append(own)
-        return bound
 
     def _receive(self, socket: LoopSocket, local: bool, frames: list[bytes]) -> None:
         peer = frames[0]
