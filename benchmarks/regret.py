@@ -1,0 +1,204 @@
+"""What a wrong choice costs: ``python -m benchmarks.regret``.
+
+For every shape of a grid, each candidate is forced in turn and timed beside the others; regret is
+how much longer the one that the engine chooses takes than the best of them. Candidates are what
+the arithmetic plan chooses between for a 3x3 convolution: minimal filtering and the direct sum.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Annotated
+from unittest import mock
+
+import numpy as np
+import typer
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import BaseModel
+from rich.console import Console
+from rich.status import Status
+
+import engine
+from benchmarks import options, tables
+from benchmarks.provenance import Provenance, collect
+from engine.plan.lower import convolution, minimal_filtering
+from engine.plan.tensor import ONE
+
+CHANNELS = (16, 32, 64, 128, 256, 512)
+SIDES = (7, 10, 14, 20, 28, 56, 112, 224)
+LARGEST_FLOPS = 4e9
+BLOCK_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One 3x3 convolution: channels in and out, side of the image, images."""
+
+    channels: int
+    outputs: int
+    side: int
+    batch: int = 1
+
+    @property
+    def flops(self) -> float:
+        """Operations of the direct sum."""
+        return 18.0 * self.channels * self.outputs * self.side**2 * self.batch
+
+
+def grid(quick: bool) -> list[Shape]:
+    """Shapes of networks in use: equal, widening and narrowing channels."""
+    pairs = [(c, c) for c in CHANNELS]
+    pairs += [(c, 2 * c) for c in CHANNELS if c < 512] + [(2 * c, c) for c in CHANNELS if c < 512]
+    shapes = [Shape(c, o, side) for c, o in pairs for side in SIDES]
+    shapes = [shape for shape in shapes if shape.flops <= LARGEST_FLOPS]
+    return shapes[::9] if quick else shapes
+
+
+def model(shape: Shape) -> bytes:
+    """The convolution with a bias and ReLU, height and width symbolic."""
+    rng = np.random.default_rng(shape.channels)
+    weight = rng.standard_normal((shape.outputs, shape.channels, 3, 3)).astype(np.float32)
+    weight /= np.float32(3 * np.sqrt(shape.channels))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["y"]),
+        ],
+        "conv",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", shape.channels, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(np.zeros(shape.outputs, np.float32), "b"),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return made.SerializeToString()
+
+
+@contextmanager
+def filtered_always() -> Iterator[None]:
+    """Models that are loaded meanwhile filter wherever that is possible at all."""
+    real = minimal_filtering.minimal_filtering
+
+    def always(*arguments: object) -> minimal_filtering.Filtering:
+        made = real(*arguments)  # type: ignore[arg-type]
+        return minimal_filtering.Filtering(made.x, made.y, made.weight, made.extras, ONE)
+
+    with mock.patch.object(convolution, "minimal_filtering", always):
+        yield
+
+
+class RegretRow(BaseModel):
+    """One shape: least seconds of each candidate and of the engine's own choice."""
+
+    channels: int
+    outputs: int
+    side: int
+    filtered: float
+    direct: float
+    chosen: str
+
+    @property
+    def regret(self) -> float:
+        """How much longer the choice takes than the best, as a share."""
+        own = self.filtered if self.chosen == "filtered" else self.direct
+        return own / min(self.filtered, self.direct) - 1
+
+
+class RegretReport(BaseModel):
+    """Everything measured."""
+
+    provenance: Provenance
+    rows: list[RegretRow]
+
+
+def chosen(session: engine.Session, shape: Shape) -> str:
+    """Which candidate the engine binds for a shape."""
+    from engine.profile import profile
+
+    x = np.zeros((1, shape.channels, shape.side, shape.side), np.float32)
+    calls = profile(session, {"x": x}, rounds=1)
+    return "filtered" if any(c.kernel == "winograd" and c.items for c in calls) else "direct"
+
+
+def measure(shape: Shape, threads: int, rounds: int, cache: Path) -> RegretRow:
+    """Time both candidates by turns."""
+    data = model(shape)
+    # A folder of its own: a plan from the other store would be that of the free choice.
+    with filtered_always():
+        filtered = engine.load(data, threads, cache_dir=cache / "filtered")
+    direct = engine.load(data, threads, cache_dir=cache, winograd=False)
+    free = engine.load(data, threads, cache_dir=cache)
+    x = np.random.default_rng(1).standard_normal((1, shape.channels, shape.side, shape.side))
+    inputs = {"x": x.astype(np.float32)}
+    least = {"filtered": np.inf, "direct": np.inf}
+    for _ in range(rounds):
+        for name, session in (("filtered", filtered), ("direct", direct)):
+            sleep(0.002)
+            end = perf_counter() + BLOCK_SECONDS
+            while True:
+                begin = perf_counter()
+                session.run(inputs)
+                now = perf_counter()
+                least[name] = min(least[name], now - begin)
+                if now > end:
+                    break
+    return RegretRow(
+        channels=shape.channels,
+        outputs=shape.outputs,
+        side=shape.side,
+        chosen=chosen(free, shape),
+        **least,
+    )
+
+
+def show(out: Console, rows: Sequence[RegretRow]) -> None:
+    """Print the worst choices, then the mean."""
+    table = tables.grid(
+        "3x3 convolutions, worst choices first",
+        *("channels", "outputs", "side", "filtered", "direct", "chosen", "regret"),
+        left=0,
+    )
+    for row in sorted(rows, key=lambda row: -row.regret)[:25]:
+        table.add_row(
+            *map(str, (row.channels, row.outputs, row.side)),
+            tables.duration(row.filtered),
+            tables.duration(row.direct),
+            row.chosen,
+            f"{100 * row.regret:.1f} %",
+        )
+    out.print(table)
+    regrets = [row.regret for row in rows]
+    out.print(
+        f"{len(rows)} shapes: mean regret {100 * float(np.mean(regrets)):.1f} %, "
+        f"worst {100 * max(regrets):.1f} %"
+    )
+
+
+def main(
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    rounds: options.Rounds = 5,
+    quick: options.Quick = False,
+    json_file: options.JsonFile = None,
+    cache: options.CacheFolder = options.DEFAULT_CACHE,
+) -> None:
+    """Compare the engine's choices with the measured best over a grid of shapes."""
+    out = tables.console()
+    provenance = collect()
+    tables.show_provenance(out, provenance)
+    rows = []
+    shapes = grid(quick)
+    with Status("", console=out) as status:
+        for number, shape in enumerate(shapes):
+            status.update(f"{number} of {len(shapes)}: {shape}")
+            rows.append(measure(shape, threads, rounds, cache / "code"))
+    show(out, rows)
+    report = RegretReport(provenance=provenance, rows=rows)
+    options.write_text(json_file, report.model_dump_json(indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
