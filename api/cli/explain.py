@@ -9,7 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+import engine
 from api.cli import options, terminal
+from api.cli.errors import CommandError
+from api.cli.inputs import parse_shapes, random_inputs
 from engine.explanation import Explanation, Operation, PassNote
 
 
@@ -19,6 +22,15 @@ def explain(
         bool, typer.Option("--graph", help="Also print the graph before and after the passes.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=1x3x224x224",
+            help="Show instead what runs at this input shape: predicted and measured time of "
+            "every operation, and between which algorithms was chosen.",
+            show_default=False,
+        ),
+    ] = None,
     threads: options.Threads = None,
     isa: options.IsaOption = None,
 ) -> None:
@@ -31,6 +43,9 @@ def explain(
     """
     session = terminal.load(model, threads, isa)
     try:
+        if shape:
+            _explain_shape(session, shape, json)
+            return
         explanation = session.explain()
     finally:
         session.close()
@@ -43,6 +58,33 @@ def explain(
     _print_passes(explanation)
     _print_operations(explanation)
     _print_summary(explanation)
+
+
+def _explain_shape(session: engine.Session, shapes: list[str], json: bool) -> None:
+    from engine.choices import shaped_calls
+
+    inputs = random_inputs(session, parse_shapes(shapes))
+    try:
+        calls = shaped_calls(session, inputs)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    if json:
+        terminal.output.out(orjson.dumps([asdict(call) for call in calls]).decode())
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("node", "op", "kernel", "items", "predicted", "measured", "chosen, and why"):
+        numeric = column in ("items", "predicted", "measured")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for call in calls:
+        if call.items:
+            times = (f"{seconds * 1e6:,.0f} µs" for seconds in (call.predicted, call.measured))
+            cells = (call.node, call.op, call.kernel, str(call.items), *times, call.why)
+            table.add_row(*map(escape, cells))
+    given = ", ".join(f"{name} {terminal.shape_text(x.shape)}" for name, x in inputs.items())
+    terminal.output.print(f"[bold]At[/] {escape(given)}, on one thread")
+    terminal.output.print(table)
+    total = sum(call.measured for call in calls)
+    terminal.output.print(f"{session.name}: {total * 1e3:.2f} ms in all", highlight=False)
 
 
 def _print_graph(title: str, lines: tuple[str, ...]) -> None:

@@ -54,6 +54,18 @@ class Call:
         ]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute a node; `cost` is the predicted time in ns on one thread.
+
+    `note` says what decides where the cost does not.
+    """
+
+    name: str
+    cost: Dim
+    note: str = ""
+
+
 @dataclass
 class Spare:
     """Bytes of weights that may be kept beyond one packing of each, for faster algorithms."""
@@ -82,6 +94,7 @@ class Lowering:
     joined: dict[int, Node] = field(default_factory=dict)
     threads: int = 1
     spare: Spare = field(default_factory=Spare)
+    choices: list[tuple[str, tuple[Candidate, ...]]] = field(default_factory=list)
     node: Node | None = None
 
     def read(self, value: Value | None) -> Tensor:
@@ -181,6 +194,11 @@ class Lowering:
                 buffer.origin, buffer.origin_start = origin, start
         self.weights.append(buffer)
         return Tensor(array.dtype, shape, row_major(shape), buffer)
+
+    def offer(self, *candidates: Candidate) -> None:
+        """Note between what this node's lowering chooses; the first that costs least wins."""
+        assert self.node is not None
+        self.choices.append((self.node.label, candidates))
 
     def call(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from engine.graph.dims import Dim
 from engine.graph.ir import Value
 from engine.plan.binding import Sealed, Step
 from engine.plan.dim_code import encode
-from engine.plan.lowering import Call
+from engine.plan.lowering import Call, Candidate
 from engine.plan.tensor import Buffer, Space, Tensor
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
@@ -37,6 +37,7 @@ class Program:
     inputs: list[Value]
     outputs: list[Value]
     buffers: list[Buffer]
+    choices: list[tuple[str, tuple[Candidate, ...]]] = field(default_factory=list)
 
     def specs(self) -> list[KernelSpec]:
         """Kernels that the program calls."""
@@ -90,6 +91,10 @@ class Program:
             lifetimes=np.array(lifetimes, np.int64).reshape(-1, 2),
             needs=np.array(needs, np.int64),
             ranks=tuple(len(value.shape or ()) for value in self.outputs),
+            choices=tuple(
+                (label, tuple((each.name, each.cost, each.note) for each in candidates))
+                for label, candidates in self.choices
+            ),
         )
 
     def _base_index(self, buffer: Buffer) -> int:

@@ -222,7 +222,8 @@ class Planner:
         for index, value in enumerate(outputs):
             _export(low, value, index)
         if low.calls:
-            self.segments.append(Program(low.calls, opened.inputs, outputs, low.buffers))
+            program = Program(low.calls, opened.inputs, outputs, low.buffers, low.choices)
+            self.segments.append(program)
 
 
 SPARE_BYTES: Final = 64 << 20

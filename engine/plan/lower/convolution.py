@@ -128,7 +128,9 @@ def _choose(
 ) -> None:
     """Winograd or the direct sum, by the cost of one image; at bind where its size is dynamic."""
     filtered = minimal_filtering(g.x, g.y, weight, extras)
-    if filtered.pays == ZERO or not filtered.fits(low):
+    fits = filtered.pays != ZERO and filtered.fits(low)
+    filtered.offer(low, fits=fits or filtered.pays == ZERO)
+    if not fits:
         _dense(low, g, weight, 1, epilogue, extras)
         return
     filtered.emit(low, epilogue)

@@ -17,7 +17,7 @@ from engine.graph.ir import Node, Value
 from engine.kernels import winograd
 from engine.kernels.cook_toom import transforms
 from engine.kernels.winograd import OUTPUTS, POSITIONS
-from engine.plan.lowering import Lowering
+from engine.plan.lowering import Candidate, Lowering
 from engine.plan.packing import FloatArray, packing, panel_vectors, panels_of
 from engine.plan.tensor import ONE, Tensor
 
@@ -57,13 +57,27 @@ def may_filter(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Filtering:
-    """One convolution by minimal filtering; `pays` is 1 where it beats the direct sum, else 0."""
+    """One convolution by minimal filtering; `pays` is 1 where it beats the direct sum, else 0.
+
+    `cost` and `direct` are multiply-adds of one image, or what takes as long.
+    """
 
     x: Tensor
     y: Tensor
     weight: Value
     extras: list[tuple[str, Tensor]]
     pays: Dim
+    cost: Dim
+    direct: Dim
+
+    def offer(self, low: Lowering, *, fits: bool) -> None:
+        """Tell `explain` of this choice."""
+        speed = 4 * low.target.lanes()
+        note = "" if fits else "no memory left for its filters"
+        low.offer(
+            Candidate("minimal filtering F(4x4, 3x3)", self.cost // speed, note),
+            Candidate("direct sum", self.direct // speed),
+        )
 
     def fits(self, low: Lowering) -> bool:
         """Take memory for the transformed filters, unless too little is left."""
@@ -142,7 +156,8 @@ def minimal_filtering(
     direct = height * width * (9 * channels * outputs)
     products = maximum(tiles, _STREAM_TILES) * (POSITIONS * channels * outputs)
     moves = tiles * (_PATCH_COST * channels + _BACK_COST * outputs)
-    return Filtering(x, y, weight, extras, minimum(direct // (products + moves), ONE))
+    cost = products + moves
+    return Filtering(x, y, weight, extras, minimum(direct // cost, ONE), cost, direct)
 
 
 def _filters_shape(filters: np.ndarray[Any, Any], width: int) -> tuple[int, ...]:

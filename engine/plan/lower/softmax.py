@@ -41,9 +41,9 @@ def emit_softmax(low: Lowering, node: Node, outer: Dim, length: Dim, inner: Dim)
     if inner == ONE and length.is_constant and 1 < length.value <= NARROW:
         width = strip_width(low.target)
         spec = KernelSpec.of("softmax", pattern="narrow", log=log, length=length.value)
-        cost = width // lanes * length.value * 10 + 20
+        effort = width // lanes * length.value * 10 + 20
         items = ceildiv(outer, width)
-        low.call(spec, items=items, cost=cost, writes="y", x=x, y=y, rows=outer)
+        low.call(spec, items=items, cost=effort, writes="y", x=x, y=y, rows=outer)
         return
     if inner == ONE:
         spec = KernelSpec.of("softmax", pattern="rows", log=log)

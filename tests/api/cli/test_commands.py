@@ -223,3 +223,13 @@ def test_serve_answers_its_own_example_and_drains(digits: Path) -> None:
         code = server.wait(timeout=60)
     assert code == 0, rest
     assert "Traceback" not in rest
+
+
+def test_explain_at_a_shape(invoke: Invoke, digits: Path) -> None:
+    done = invoke("explain", digits, "--shape", "image=3x1x8x8")
+    assert done.code == 0
+    assert "predicted" in done.out
+    assert "ms in all" in done.out
+    calls = json.loads(invoke("explain", digits, "--shape", "image=3x1x8x8", "--json").out)
+    assert {"node", "kernel", "predicted", "measured", "alternatives"} <= calls[0].keys()
+    assert invoke("explain", digits, "--shape", "picture=3x1x8x8").code == 2
