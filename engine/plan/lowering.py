@@ -276,15 +276,20 @@ def lowers(*keys: str) -> Callable[[Lower], Lower]:
     return add
 
 
+def lowerings() -> dict[str, Lower]:
+    """Every lowering function by `Node.key`; tests walk it."""
+    for module in _MODULES:
+        import_module(module)
+    return _REGISTRY
+
+
 def lowering_of(node: Node) -> Lower:
     """Lowering function of a node; raises NoKernel where its operator has none."""
     from engine.plan.lower.known import is_known, lower_known
 
-    for module in _MODULES:
-        import_module(module)
+    found = lowerings().get(node.key)
     if is_known(node):
         return lower_known
-    found = _REGISTRY.get(node.key)
     if found is None:
         raise NoKernel(f"operator {node.key} has no native kernel")
     return found

@@ -43,8 +43,12 @@ def candidates(session: engine.Session, count: int) -> Iterator[list[Case]]:
     """
     for index in range(count):
         batch = _BATCHES[index % len(_BATCHES)]
-        tries = [{"": sizes[index % len(sizes)]} for sizes in _SIZES] + [{"": batch}]
-        yield [_random_case(session, _shapes(session, batch, sizes[""]), index) for sizes in tries]
+        own = [sizes[index % len(sizes)] for sizes in _SIZES]
+        others = [size for sizes in _SIZES for size in sizes if size not in own]
+        yield [
+            _random_case(session, _shapes(session, batch, size), index)
+            for size in (*own, batch, *others)
+        ]
 
 
 def random_case(session: engine.Session, shapes: Shapes, index: int) -> Case:
