@@ -211,8 +211,7 @@ class _Recurrent:
     def run_pass(self, number: int, group: _Group, step: _Step, low: Val, high: Val) -> None:
         """One pass over the panels from `low` to `high`, for all rows of the group.
 
-        A single row takes several panels at a time, several rows fewer; panels left over for
-        several rows go row by row.
+        A single row takes several panels at a time, several rows one.
         """
         k = self.k
         gates = PASSES[self.cell][number]
@@ -220,7 +219,6 @@ class _Recurrent:
         panel_bytes = self.n["padded"] * (4 * gates * self.lanes.count)
         weights = self.p["r" if number == 0 else "r2"] + group.direction * self.panels * panel_bytes
         states = step.old if number == 0 else self.plane(_GATED, group)
-        tall = max(tile.panels for tile in tiles if tile.rows > 1)
         single = group.rows.equals(1)
         backwards = (step.number & 1).equals(1)
         taken = k.variable(0, I64)
@@ -229,51 +227,40 @@ class _Recurrent:
             left = count - taken.get()
             width = k.variable(k.const(1))
             for tile in tiles:
-                if tile.rows == 1:
+                if tile.panels > 1:
                     width.set(k.select(single & (left >= tile.panels), tile.panels, width.get()))
-            wide = k.select(single, k.const(0), k.select(left >= tall, k.const(1), 0)).differs(0)
-            width.set(k.select(wide, k.const(tall), width.get()))
             panel = k.select(backwards, high - taken.get() - width.get(), low + taken.get())
             source = weights + panel * panel_bytes
             if number == 0 and not self.options["lengths"]:
                 self.expect(group, step, panel, width.get())
-            with k.branch(wide) as (bands, singles):
-                with bands:
-                    self.bands(tiles, tall, gates, states, source, panel_bytes, group.rows)
-                with singles, k.loop(0, group.rows) as row:
-                    place = self.sums + row * width.get() * (gates * self.lanes.bytes)
+            with k.branch(single) as (alone, several):
+                with alone:
                     for tile, function in tiles.items():
                         if tile.rows == 1:
                             with k.when(width.get().equals(tile.panels)):
-                                state = states + row * self.pitch
-                                arguments = [state, self.pitch, source, panel_bytes, place]
+                                arguments = [states, self.pitch, source, panel_bytes, self.sums]
                                 k.call(function, [*arguments, self.n["padded"], 0])
+                with several:
+                    self.bands(tiles, gates, states, source, group.rows)
             self.combine_all(number, width.get(), panel, group, step)
             taken.add(width.get())
 
     def bands(
-        self,
-        tiles: dict[Tile, Any],
-        panels: int,
-        gates: int,
-        states: Val,
-        weights: Val,
-        panel_bytes: Val,
-        rows: Val,
+        self, tiles: dict[Tile, Any], gates: int, states: Val, weights: Val, rows: Val
     ) -> None:
-        """Sums of several rows in bands of nearly equal height.
+        """Sums of several rows in one panel, in bands of nearly equal height.
 
         Where there is more than one band, weights are taken in chunks that stay in L1 until the
         last band has used them.
         """
         k, n = self.k, self.n
-        heights = {tile.rows: f for tile, f in tiles.items() if tile.panels == panels}
+        heights = {tile.rows: f for tile, f in tiles.items() if tile.panels == 1}
         most = max(heights)
         bands = (rows + most - 1) // most
         low, rest = rows // bands, rows % bands
-        length = chunk_steps(k.target, gates, panels)
+        length = chunk_steps(k.target, gates)
         length_ = k.select(bands.equals(1), n["padded"], length)
-        row_bytes = panels * gates * self.lanes.bytes
+        row_bytes = gates * self.lanes.bytes
         with k.loop(0, n["padded"], length_) as start:
             steps = k.minimum(n["padded"] - start, length_)
             resume = k.select(start > 0, k.const(1), 0)
@@ -285,7 +272,7 @@ class _Recurrent:
                 place = self.sums + row.get() * row_bytes
                 for rows_, function in heights.items():
                     with k.when(height.equals(rows_)):
-                        arguments = [state, self.pitch, source, panel_bytes, place, steps, resume]
+                        arguments = [state, self.pitch, source, 0, place, steps, resume]
                         k.call(function, arguments)
                 row.add(height)
 
