@@ -36,8 +36,8 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     runner = direct.runner
     arrays, sizes = session._state.arguments.accept(inputs)
     ready = runner.bind(sizes)
-    slot, results = runner.prepare(ready, direct.reads(arrays))
-    bound, job = ready.bound, slot.job
+    job, results = runner.prepare(ready, direct.reads(arrays))
+    bound = ready.bound
     block, scratch = Block(bound.arena), Block(64 << 20, huge=False)
     job.bases[0] = block.address
     best = [float("inf")] * bound.count
@@ -48,7 +48,7 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
         for index in range(bound.count):
             job.words[JobLayout.OPS // 8] = start + index * Op.SIZE
             before = time.thread_time()
-            status = inline(job.address, scratch.address, 0, 0)
+            status = inline(job.address, scratch.address)
             best[index] = min(best[index], time.thread_time() - before)
             runner.check(status)
     table = bound.operations.reshape(bound.count, Op.WORDS)

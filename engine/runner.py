@@ -6,7 +6,6 @@ import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -31,38 +30,39 @@ _BOUND_BYTES: Final = 64 << 20
 _BRIEF_NS: Final = 100_000
 """Estimated run time up to which an awaiting caller runs a one-thread program itself."""
 
+_KNOWN_SHAPES: Final = 4096
+"""Combinations of input shapes for which the bound program is remembered."""
+
 _IDLE_JOBS: Final = 8
 """Idle jobs kept per bound program; there are more only where many callers came at once."""
+
+_Output = tuple[str, tuple[int, ...], np.dtype[Any]]
+"""Name, shape and data type of an output."""
 
 _submitted: WeakKeyDictionary[Gang, deque[Job]] = WeakKeyDictionary()
 """The last jobs of each gang. A thread may look at a job for a while after it is finished, but not
 once the run queue has gone round: its memory must last that long, whoever drops it."""
 
 
-class Slot:
-    """A job with its base pointers as a memoryview, which is the fastest to write from Python."""
-
-    __slots__ = ("bases", "job")
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.bases = job.bases.data
-
-
 class Ready:
-    """A bound program and its idle jobs."""
+    """A bound program and its idle jobs.
 
-    __slots__ = ("bound", "idle", "outputs", "size")
+    `used` is set by every run and taken back when others are evicted, `gone` once it is evicted.
+    """
+
+    __slots__ = ("bound", "gone", "idle", "outputs", "size", "used")
 
     def __init__(self, bound: Bound, dtypes: Sequence[np.dtype[Any]], threads: int) -> None:
         self.bound = bound
-        self.idle: list[Slot] = []
+        self.used = True
+        self.gone = False
+        self.idle: list[Job] = []
         self.outputs = tuple(zip(bound.outputs, dtypes, strict=True))
         self.size = bound.size + bound.count * (threads + 1) * 64
 
 
 class Runner:
-    """A native segment with its bound programs, the least recently used of which go first."""
+    """A native segment with its bound programs; those that were not used lately go first."""
 
     def __init__(
         self,
@@ -98,9 +98,7 @@ class Runner:
         if found is None:
             return self._make(key, sizes)
         self.hits += 1
-        # A program that was evicted since is still this run's.
-        with suppress(KeyError):
-            self._bound.move_to_end(key)
+        found.used = True
         return found
 
     def _make(self, key: tuple[int, ...], sizes: Mapping[str, int]) -> Ready:
@@ -118,9 +116,16 @@ class Runner:
             found = self._bound[key] = Ready(bound, self._dtypes, self.gang.threads)
             self.bound_bytes += found.size
             while self.bound_bytes > self.limit and len(self._bound) > 1:
-                _, old = self._bound.popitem(last=False)
+                old_key, old = self._bound.popitem(last=False)
+                if old.used:
+                    # Another turn for what ran since it was last looked at (the clock algorithm).
+                    old.used = False
+                    self._bound[old_key] = old
+                    continue
+                old.gone = True
                 self.bound_bytes -= old.size
                 self.evictions += 1
+            found.used = True
             return found
 
     def _admit(self, bound: Bound) -> None:
@@ -136,11 +141,14 @@ class Runner:
                 f"and outputs; this process may use {memory / 2**30:.1f} GiB"
             )
 
-    def prepare(self, ready: Ready, inputs: Sequence[Array]) -> tuple[Slot, list[Array]]:
-        """A job on arrays for the program's inputs, with fresh arrays for its outputs."""
-        slot = self._idle_slot(ready)
-        bases = slot.bases
-        outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+    def prepare(
+        self, ready: Ready, inputs: Sequence[Array], outputs: Sequence[Array] | None = None
+    ) -> tuple[Job, Sequence[Array]]:
+        """A job on arrays for the program's inputs and outputs; these are made where not given."""
+        job = self._idle_job(ready)
+        bases = job.bases
+        if outputs is None:
+            outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
         place = 2
         for array in inputs:
             bases[place] = address(array)
@@ -148,24 +156,24 @@ class Runner:
         for array in outputs:
             bases[place] = address(array)
             place += 1
-        return slot, outputs
+        return job, outputs
 
-    def _idle_slot(self, ready: Ready) -> Slot:
+    def _idle_job(self, ready: Ready) -> Job:
         try:
-            slot = ready.idle.pop(0)
+            job = ready.idle.pop(0)
         except IndexError:
-            return self._new_slot(ready.bound)
+            return self.new_job(ready.bound)
         # A job that ran on its caller's thread is no thread's business any more.
-        if slot.job.ticket < 0 or self.gang.passed(slot.job):
-            return slot
-        ready.idle.append(slot)
-        return self._new_slot(ready.bound)
+        if job.ticket < 0 or self.gang.passed(job):
+            return job
+        ready.idle.append(job)
+        return self.new_job(ready.bound)
 
-    def _new_slot(self, bound: Bound) -> Slot:
+    def new_job(self, bound: Bound) -> Job:
+        """A job of its own for a bound program; bases 2 and on are for inputs, then outputs."""
         job = Job(bound.operations, bound.count, bound.parameters, self._bases, self.gang.threads)
-        slot = Slot(job)
-        slot.bases[1] = self.weights.address
-        return slot
+        job.bases[1] = self.weights.address
+        return job
 
     def check(self, status: int) -> None:
         """Raise RunError for a bad status, naming the node."""
@@ -174,62 +182,81 @@ class Runner:
             text = STATUS_TEXT.get(Status(status & 0xFF), f"kernel status {status & 0xFF}")
             raise RunError(f"{self.model}: node {step.label} ({step.op}): {text}")
 
-    def run(self, sizes: Mapping[str, int], inputs: Sequence[Array]) -> list[Array]:
-        """Outputs for arrays of the program's inputs."""
-        ready = self.bind(sizes)
-        slot, outputs = self.prepare(ready, inputs)
-        bound, job = ready.bound, slot.job
+    def run(
+        self,
+        sizes: Mapping[str, int],
+        inputs: Sequence[Array],
+        outputs: Sequence[Array] | None = None,
+    ) -> Sequence[Array]:
+        """Outputs for arrays of the program's inputs, in `outputs` where these are given."""
+        return self.run_bound(self.bind(sizes), inputs, outputs)
+
+    def run_bound(
+        self, ready: Ready, inputs: Sequence[Array], outputs: Sequence[Array] | None = None
+    ) -> Sequence[Array]:
+        """As `run`, for a program that is bound."""
+        job, outputs = self.prepare(ready, inputs, outputs)
+        bound = ready.bound
         if bound.inline:
-            status = self._inline(bound, job)
+            status = self.gang.run_inline(job, bound.arena)
         else:
             job.notify(-1)
             # The name keeps the arena mapped until the job is over.
             arena = self.gang.arena(bound.arena)
-            slot.bases[0] = arena.address
+            job.bases[0] = arena.address
             self._submitted.append(job)
             status = self.gang.run(job)
-        self._finish(ready, slot, status)
+        self._finish(ready, job, status)
         return outputs
 
-    async def run_async(self, sizes: Mapping[str, int], inputs: Sequence[Array]) -> list[Array]:
+    async def run_async(self, sizes: Mapping[str, int], inputs: Sequence[Array]) -> Sequence[Array]:
         """As `run`, awaiting completion on the running asyncio loop."""
         ready = self.bind(sizes)
-        slot, outputs = self.prepare(ready, inputs)
-        bound, job = ready.bound, slot.job
+        job, outputs = self.prepare(ready, inputs)
+        bound = ready.bound
         if bound.inline and bound.estimate < _BRIEF_NS:
-            status = self._inline(bound, job)
+            status = self.gang.run_inline(job, bound.arena)
         else:
             # Imports asyncio, which takes longer than loading a small model.
             from engine.runtime.completion import Completions
 
             arena = self.gang.arena(bound.arena)
-            slot.bases[0] = arena.address
+            job.bases[0] = arena.address
             self._submitted.append(job)
             keep = (arena, inputs, outputs, ready)
             status = await Completions.here().run(self.gang, job, keep)
-        self._finish(ready, slot, status)
+        self._finish(ready, job, status)
         return outputs
 
-    def _inline(self, bound: Bound, job: Job) -> int:
-        with self.gang.inline:
-            return self.gang.run_inline(job, bound.arena)
-
-    def _finish(self, ready: Ready, slot: Slot, status: int) -> None:
+    def _finish(self, ready: Ready, job: Job, status: int) -> None:
         if len(ready.idle) < _IDLE_JOBS:
-            ready.idle.append(slot)
+            ready.idle.append(job)
         if status:
             self.check(status)
 
 
 class Direct:
-    """The way of a model that is one native segment: from its inputs to its outputs by position."""
+    """The way of a model that is one native segment: from its inputs to its outputs by position.
+
+    `quick` serves small programs, in which deciding takes as long as computing: arrays whose shapes
+    ran before go straight to their bound program.
+    """
 
     def __init__(
-        self, runner: Runner, inputs: Sequence[int], outputs: Sequence[tuple[str, int]]
+        self, runner: Runner, inputs: Sequence[Value], outputs: Sequence[tuple[str, int]]
     ) -> None:
         self.runner = runner
-        self._inputs = inputs
-        self._outputs = outputs
+        self.places = outputs
+        places = {id(value): place for place, value in enumerate(inputs)}
+        self._reads = [places[id(value)] for value in runner.program.inputs]
+        self._expected = [
+            (v.name, None if v.dtype is None else np.dtype(v.dtype.type))
+            for v in runner.program.inputs
+        ]
+        self._alike = len(self._reads) == len(inputs) and [p for _, p in outputs] == list(
+            range(len(outputs))
+        )
+        self._known: dict[tuple[tuple[int, ...], ...], tuple[Ready, list[_Output]]] = {}
 
     @classmethod
     def of(
@@ -241,15 +268,71 @@ class Direct:
         made = {id(value): place for place, value in enumerate(runner.program.outputs)}
         if {id(value) for value in outputs} != made.keys() or len(outputs) != len(made):
             return None
-        places = {id(value): place for place, value in enumerate(inputs)}
-        reads = [places[id(value)] for value in runner.program.inputs]
-        return cls(runner, reads, [(value.name, made[id(value)]) for value in outputs])
+        return cls(runner, inputs, [(value.name, made[id(value)]) for value in outputs])
+
+    def quick(self, inputs: Mapping[str, Any]) -> dict[str, Array] | None:
+        """Outputs by name for arrays of shapes that `run` saw; None where the long way is due."""
+        known = self._known
+        if not known or len(inputs) != len(self._expected):
+            return None
+        arrays, shapes = [], []
+        for name, dtype in self._expected:
+            array = inputs.get(name)
+            if (
+                array.__class__ is not np.ndarray
+                or array.dtype is not dtype
+                or not array.flags.c_contiguous
+            ):
+                return None
+            arrays.append(array)
+            shapes.append(array.shape)
+        found = known.get(tuple(shapes))
+        if found is None or found[0].gone:
+            return None
+        ready, outputs = found
+        try:
+            job = ready.idle.pop()
+        except IndexError:
+            return None
+        if job.ticket >= 0:
+            ready.idle.append(job)
+            return None
+        bases, place = job.bases, 2
+        for array in arrays:
+            bases[place] = address(array)
+            place += 1
+        results = {}
+        for name, shape, dtype in outputs:
+            results[name] = array = np.empty(shape, dtype)
+            bases[place] = address(array)
+            place += 1
+        runner = self.runner
+        runner.hits += 1
+        ready.used = True
+        status = runner.gang.run_inline(job, ready.bound.arena)
+        ready.idle.append(job)
+        if status:
+            runner.check(status)
+        return results
+
+    def run(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> Sequence[Array]:
+        """The program's outputs for arrays of the model's inputs."""
+        runner, reads = self.runner, self.reads(arrays)
+        ready = runner.bind(sizes)
+        results = runner.run_bound(ready, reads)
+        if self._alike and ready.bound.inline:
+            if len(self._known) >= _KNOWN_SHAPES:
+                self._known.clear()
+            named = zip(self.places, ready.outputs, strict=True)
+            outputs = [(name, shape, dtype) for (name, _), (shape, dtype) in named]
+            self._known[tuple([array.shape for array in reads])] = ready, outputs
+        return results
 
     def reads(self, arrays: Sequence[Array]) -> list[Array]:
         """Arrays of the program's inputs out of those of the model's."""
-        return [arrays[place] for place in self._inputs]
+        return [arrays[place] for place in self._reads]
 
     def named(self, results: Sequence[Array], wanted: Sequence[str] | None) -> dict[str, Array]:
         """Outputs by name; all, or those that are wanted."""
-        found = {name: results[place] for name, place in self._outputs}
+        found = {name: results[place] for name, place in self.places}
         return found if wanted is None else {name: found[name] for name in wanted}

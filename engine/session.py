@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.bound_call import BoundCall
 from engine.codegen.compiler import Compiler
 from engine.codegen.store import CodeStore
 from engine.codegen.target import Target, select
@@ -127,14 +128,19 @@ class Session:
         The GIL is released while kernels run. Raises InputError for arrays that do not fit the
         model, RunError where the model itself fails on them.
         """
+        state = self._state
+        direct = state.direct
         if outputs is not None:
             self._check(outputs)
-        state = self._state
+        elif direct is not None:
+            results = direct.quick(inputs)
+            if results is not None:
+                self._runs += 1
+                return results
         arrays, sizes = state.arguments.accept(inputs)
         self._runs += 1
-        direct = state.direct
         if direct is not None:
-            return direct.named(direct.runner.run(sizes, direct.reads(arrays)), outputs)
+            return direct.named(direct.run(arrays, sizes), outputs)
         return self._interpret(state, arrays, sizes, outputs)
 
     async def run_async(
@@ -156,6 +162,18 @@ class Session:
         self._runs += 1
         results = await direct.runner.run_async(sizes, direct.reads(arrays))
         return direct.named(results, outputs)
+
+    def bind(
+        self,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        outputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> BoundCall:
+        """A call on fixed arrays: it reads `inputs` where they lie and writes `outputs` in place.
+
+        Arrays for outputs that are not given are made here. Raises InputError for arrays that do
+        not fit the model or are not C-contiguous.
+        """
+        return BoundCall(self, inputs, outputs or {})
 
     def _check(self, outputs: Sequence[str]) -> None:
         known = [spec.name for spec in self.outputs]

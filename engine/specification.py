@@ -64,7 +64,10 @@ class Arguments:
         self._model = model
         self._values = {value.name: value for value in inputs}
         self._guards = guards
-        self._expected = tuple((value.name, value.dtype) for value in inputs)
+        # A data type that was unpickled is another object than numpy's own.
+        self._expected = tuple(
+            (v.name, None if v.dtype is None else np.dtype(v.dtype.type)) for v in inputs
+        )
         self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
 
     def accept(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, int]]:

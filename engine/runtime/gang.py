@@ -41,6 +41,9 @@ _ENTRY: Final = ctypes.CFUNCTYPE(
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
 
+_PAIR: Final = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+"""An entry point that looks at its first two arguments only; ctypes converts no others."""
+
 
 class Native:
     """The walker's entry points as Python callables; they release the GIL."""
@@ -52,12 +55,15 @@ class Native:
         self.gang_address = found[specs["gang"]]
         self.submit = _ENTRY(found[specs["submit"]])
         self.wait = _ENTRY(found[specs["wait"]])
-        self.inline = _ENTRY(found[specs["inline"]])
+        self.inline = _PAIR(found[specs["inline"]])
         self.stop = _ENTRY(found[specs["stop"]])
 
 
 class Job:
-    """One run of a bound program; reused once every thread of its gang has passed it."""
+    """One run of a bound program; reused once every thread of its gang has passed it.
+
+    `bases` holds the base pointers, as a memoryview, which is the fastest to write from Python.
+    """
 
     def __init__(
         self,
@@ -67,8 +73,9 @@ class Job:
         bases: int,
         threads: int,
     ) -> None:
-        self._keep = (operations, parameters)
-        self.bases = words(bases)
+        pointers = words(bases)
+        self._keep = (operations, parameters, pointers)
+        self.bases = pointers.data
         self.counters = words(counter_bytes(count, threads) // 8)
         self.words = words(JobLayout.SIZE // 8)
         self.address = address(self.words)
@@ -76,7 +83,7 @@ class Job:
         self.words[JobLayout.OPS // 8] = address(operations)
         self.words[JobLayout.COUNT // 8] = count
         self.words[JobLayout.PARAMETERS // 8] = address(parameters)
-        self.words[JobLayout.BASES // 8] = address(self.bases)
+        self.words[JobLayout.BASES // 8] = address(pointers)
         self.words[JobLayout.COUNTERS // 8] = address(self.counters)
         self.words[JobLayout.NOTIFY // 8] = -1
 
@@ -108,7 +115,8 @@ class Gang:
         self._lock = threading.Lock()
         self.inline = threading.Lock()
         self._arena = Block(1)
-        self._spares: list[tuple[Block, Block]] = []
+        self._inline_arena = Block(1)
+        self._inline_scratch: Block | None = None
         self._memory = words(GangLayout.size(self.threads) // 8)
         self._memory[GangLayout.THREADS // 8] = self.threads
         self._memory[GangLayout.SPIN // 8] = SPIN_CYCLES
@@ -191,17 +199,18 @@ class Gang:
         return int(self.native.wait(job.address, None, _CALLER_SPIN, 0))
 
     def run_inline(self, job: Job, arena: int) -> int:
-        """Run a job on the calling thread; `arena` is the bytes it needs."""
-        try:
-            block, scratch = self._spares.pop()
-        except IndexError:
-            block, scratch = Block(arena), Block(SCRATCH, huge=False)
-        if block.size < arena:
-            block = Block(arena)
-        job.bases[0] = block.address
-        status = int(self.native.inline(job.address, scratch.address, 0, 0))
-        self._spares.append((block, scratch))
-        return status
+        """Run a job on the calling thread; `arena` is the bytes it needs.
+
+        One caller at a time: they share an arena, and small programs are quicker than switching.
+        """
+        with self.inline:
+            if self._inline_arena.size < arena:
+                self._inline_arena = Block(arena)
+            if self._inline_scratch is None:
+                self._inline_scratch = Block(SCRATCH, huge=False)
+            job.bases[0] = self._inline_arena.address
+            status: int = self.native.inline(job.address, self._inline_scratch.address)
+            return status
 
     def stop(self) -> None:
         """Let the threads end and wait for them; the job that runs is finished first."""
