@@ -1,25 +1,15 @@
 """Signals over time: voice activity in speech, forecasts of a series."""
 
-import wave
 from pathlib import Path
 
 import numpy as np
 
 from examples.real_input.case import Array, Case, Open, Outcome, Run
+from examples.real_input.sound import RATE, waveform
 
-RATE = 16_000
 SAMPLES, CONTEXT = 512, 64
 RECORDINGS = {"test.wav": (20.0, 0.705), "1272-141231-0002.wav": (None, 0.800)}
 """Seconds to listen to (None: all) and the share of speech that the model hears there."""
-
-
-def waveform(path: Path, seconds: float | None) -> Array:
-    """Samples of a 16 kHz mono recording, -1..1."""
-    with wave.open(str(path)) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
-        count = file.getnframes() if seconds is None else int(seconds * RATE)
-        frames = file.readframes(count)
-    return np.frombuffer(frames, "<i2").astype(np.float32) / np.float32(32768)
 
 
 def speech_share(run: Run, samples: Array) -> float:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.real_input import faces, language, pictures, recognition, signals
+from examples.real_input import denoising, faces, language, pictures, recognition, signals
 from examples.real_input.case import Case, Outcome, Run, Tensors
 from examples.real_input.comparison import Tally, compared
 from examples.real_input.float64 import float64_run
@@ -17,6 +17,7 @@ CASES: tuple[Case, ...] = (
     *recognition.CASES,
     *language.CASES,
     *signals.CASES,
+    *denoising.CASES,
 )
 WAYS: dict[str, Callable[[Path], AbstractContextManager[Run]]] = {
     "engine": engine_run,

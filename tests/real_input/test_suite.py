@@ -7,7 +7,12 @@ import pytest
 from examples.real_input.case import Case
 from examples.real_input.suite import CASES, WAYS, solve
 
-SLOW = {("silero_vad_16k_op15", "http"), ("mobilefacenet", "http"), ("silero_vad", "http")}
+SLOW = {
+    ("silero_vad_16k_op15", "http"),
+    ("mobilefacenet", "http"),
+    ("silero_vad", "http"),
+    ("dtln", "http"),
+}
 """Pairs of case and way that repeat much of what other cases show and take long."""
 
 PAIRS = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from api.errors import ApiError, BadRequestError, OverloadedError
 from api.gateway.sequences import Sequences
 from api.protocol.sequence import SequenceStep, sequence_step
 from cluster.description import TensorDescription
+from examples.real_input.sound import waveform
 from tests.api.gateway.conftest import RunningServer
 from tests.cluster import small_models
 
@@ -208,3 +211,27 @@ def test_no_id_is_no_sequence() -> None:
     assert sequence_step({}) is None
     assert sequence_step({"sequence_id": 0}) is None
     assert sequence_step({"sequence_id": ""}) is None
+
+
+def test_speech_streams_as_with_the_state_sent_along(
+    start: Callable[..., RunningServer], tmp_path: Path, models: Path
+) -> None:
+    folder = tmp_path / "vad" / "1"
+    folder.mkdir(parents=True)
+    shutil.copy(models / "silero_vad/silero_vad_16k_op15.onnx", folder / "model.onnx")
+    (tmp_path / "vad/model.yaml").write_text("state: {state: stateN}\n")
+    server = start({}, ready=False)
+    server.wait_for("ready", seconds=120)
+    samples = waveform(models / "silero_vad/inputs/test.wav", 1.0)
+    rate = triton.InferInput("sr", [], "INT64").set_data_from_numpy(np.array(16_000, np.int64))
+    state = np.zeros((2, 1, 128), np.float32)
+    with server.client() as client:
+        for number, first in enumerate(range(0, 576 * 8, 576)):
+            window = samples[None, first : first + 576]
+            heard = triton.InferInput("input", [1, 576], "FP32").set_data_from_numpy(window)
+            given = triton.InferInput("state", [2, 1, 128], "FP32").set_data_from_numpy(state)
+            whole = client.infer("vad", [heard, given, rate])
+            state = whole.as_numpy("stateN")
+            kept = client.infer("vad", [heard, rate], sequence_id=5, sequence_start=number == 0)
+            np.testing.assert_array_equal(kept.as_numpy("output"), whole.as_numpy("output"))
+            np.testing.assert_array_equal(kept.as_numpy("stateN"), state)
