@@ -20,12 +20,12 @@ from typing import Any, Protocol
 
 import zmq
 
-from cluster.channel import ModelKey, ModelSource, arena, wire
+from cluster.channel import ModelKey, ModelSource, arena, streams, wire
 from cluster.channel.descriptions import unpack_description
 from cluster.channel.flight import Flight
 from cluster.channel.heartbeat import Heartbeat, Pulse
 from cluster.channel.security import Credentials
-from cluster.channel.sockets import Frame, LoopSocket, Monitor, make_socket
+from cluster.channel.sockets import Frame, LoopSocket, Monitor, PeerGoneError, make_socket
 from cluster.channel.tensors import pack_batch, unpack
 from cluster.channel.wire import Kind, Message, VersionError, WireError
 from cluster.description import ModelDescription
@@ -116,15 +116,17 @@ class Link:
         self._answers: arena.Mapping | None = None
         self._last_seen = time.monotonic()
         self._loop = asyncio.get_running_loop()
-        self._socket: LoopSocket | None = None
+        self._socket: LoopSocket | streams.Stream | None = None
         self._monitor: Monitor | None = None
         self._pulse: Pulse | None = None
         self._timer: asyncio.TimerHandle | None = None
         try:
             self._connect(context)
-        except (ChannelError, zmq.ZMQError) as error:
+        except (ChannelError, zmq.ZMQError, OSError) as error:
             # The owner is told when it has the link in hand.
-            self._loop.call_soon(self._down, Cause.REFUSED, str(error))
+            cause = Cause.REFUSED if isinstance(error, ChannelError) else Cause.ABSENT
+            reason = str(error) if isinstance(error, ChannelError) else f"{self}: {error}"
+            self._loop.call_soon(self._down, cause, reason)
 
     def __repr__(self) -> str:
         return f"worker '{self.endpoint.worker}' ({self.endpoint.incarnation})"
@@ -255,12 +257,11 @@ class Link:
             raise ChannelError(
                 f"{self} has no tcp address, and its socket cannot be reached from this machine"
             )
-        socket = make_socket(context, zmq.DEALER)
-        self._monitor = Monitor(socket, self._event)
-        self._socket = LoopSocket(socket, self._receive)
-        if not local:
-            self._authenticate(socket)
-        socket.connect(address)
+        if local:
+            path = Path(address.removeprefix("ipc://"))
+            self._socket = streams.connect(path, self._receive, self._disconnected)
+        else:
+            self._connect_tcp(context, address)
         offer = None
         if local and options.shared_bytes:
             try:
@@ -272,6 +273,13 @@ class Link:
         self._timer = self._loop.call_later(
             options.connect_s, self._down, Cause.ABSENT, f"no answer from {address}"
         )
+
+    def _connect_tcp(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        socket = make_socket(context, zmq.DEALER)
+        self._monitor = Monitor(socket, self._event)
+        self._socket = LoopSocket(socket, self._receive)
+        self._authenticate(socket)
+        socket.connect(address)
 
     def _authenticate(self, socket: zmq.Socket[bytes]) -> None:
         credentials = self._options.credentials
@@ -293,7 +301,7 @@ class Link:
         frames: list[Frame] | None = None,
     ) -> None:
         if self._open and self._socket is not None:
-            with suppress(zmq.ZMQError):  # what cannot be sent ends by the heartbeat
+            with suppress(PeerGoneError):  # what cannot be sent ends by the heartbeat
                 self._socket.send([wire.pack(kind, body, id, left_s), *(frames or ())])
 
     def _receive(self, frames: list[bytes]) -> None:

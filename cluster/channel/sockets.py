@@ -1,4 +1,4 @@
-"""ZeroMQ sockets on an asyncio event loop, by callbacks.
+"""ZeroMQ sockets on an asyncio event loop, by callbacks: the way between machines.
 
 pyzmq's own asyncio sockets make a future per message and per poll; on a path of a few hundred
 microseconds that is noticeable.
@@ -27,6 +27,10 @@ _COPIED: Final = 64 << 10
 MAX_MESSAGE_BYTES: Final = 4 << 30
 
 
+class PeerGoneError(OSError):
+    """A message cannot be sent because its receiver is not connected any more."""
+
+
 class LoopSocket:
     """Sends at once and calls `on_message` with the frames of each message that arrives."""
 
@@ -43,11 +47,14 @@ class LoopSocket:
         self._plan()
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Queue a message; raises `zmq.ZMQError` if the peer is not there."""
+        """Queue a message; raises `PeerGoneError` if the peer is not there."""
         last = len(frames) - 1
-        for index, frame in enumerate(frames):
-            flags = zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE
-            self._socket.send(frame, flags, copy=len(frame) < _COPIED)
+        try:
+            for index, frame in enumerate(frames):
+                flags = zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE
+                self._socket.send(frame, flags, copy=len(frame) < _COPIED)
+        except zmq.ZMQError as error:
+            raise PeerGoneError(str(error)) from None
         # The descriptor signals once for what has arrived, and sending may take the signal away.
         if not self._planned and _number(self._socket, zmq.EVENTS) & zmq.POLLIN:
             self._plan()

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 import zmq
 
 from cluster.channel.security import Credentials, Doorman
 from cluster.channel.sockets import LoopSocket, make_socket
+from cluster.channel.streams import StreamListener
 from cluster.discovery import WorkerEndpoint, machine_id
 from cluster.errors import ChannelError
 from cluster.worker.options import EndpointOptions
 
-Receive = Callable[[LoopSocket, bool, list[bytes]], None]
-"""Called with the socket, whether it is this machine's, and the frames of a message."""
+Socket = LoopSocket | StreamListener
+
+Receive = Callable[[Socket, list[bytes]], None]
+"""Called with the socket and the frames of a message, the first of which names the peer."""
+
+Gone = Callable[[bytes], None]
+"""Called with the name of a peer of this machine that has ended its connection."""
 
 
 class Listeners:
     """Bound sockets, and whoever checks who may connect."""
 
-    def __init__(self, options: EndpointOptions, incarnation: str, receive: Receive) -> None:
+    def __init__(
+        self, options: EndpointOptions, incarnation: str, receive: Receive, gone: Gone
+    ) -> None:
         """Bind what `options` names.
 
         Raises `ChannelError` if that is nothing, if it cannot be bound, and for tcp without a
@@ -29,13 +36,13 @@ class Listeners:
         """
         self._options = options
         self._receive = receive
+        self._gone = gone
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets: list[LoopSocket] = []
+        self._sockets: list[Socket] = []
         self._doorman: Doorman | None = None
-        self._path: Path | None = None
         try:
             self.endpoint = self._open(incarnation)
-        except zmq.ZMQError as error:
+        except (zmq.ZMQError, OSError) as error:
             self._close(0)
             self._context.term()
             raise ChannelError(f"worker '{options.worker}' cannot listen: {error}") from None
@@ -56,9 +63,9 @@ class Listeners:
         ipc = tcp = None
         key = ""
         if options.folder is not None:
-            self._path = options.folder / f"{incarnation}.sock"
-            ipc = f"ipc://{self._path}"
-            self._bind(ipc, None)
+            path = options.folder / f"{incarnation}.sock"
+            self._sockets.append(StreamListener(path, self._receive, self._gone))
+            ipc = f"ipc://{path}"
         if options.tcp is not None:
             if options.secret is None:
                 raise ChannelError(
@@ -71,17 +78,16 @@ class Listeners:
             tcp = options.advertised(self._bind(f"tcp://{options.tcp}", credentials))
         return WorkerEndpoint(incarnation, options.worker, machine_id(), ipc, tcp, key)
 
-    def _bind(self, address: str, credentials: Credentials | None) -> str:
+    def _bind(self, address: str, credentials: Credentials) -> str:
         socket = make_socket(self._context, zmq.ROUTER)
         try:
-            if credentials is not None:
-                credentials.serve(socket)
+            credentials.serve(socket)
             socket.bind(address)
         except BaseException:
             socket.close(0)
             raise
         bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        own = LoopSocket(socket, lambda frames: self._receive(own, credentials is None, frames))
+        own = LoopSocket(socket, lambda frames: self._receive(own, frames))
         self._sockets.append(own)
         return bound
 
@@ -90,5 +96,3 @@ class Listeners:
             socket.close(linger_ms)
         if self._doorman is not None:
             self._doorman.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

@@ -16,20 +16,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import zmq
-
 from cluster.channel import Batch, Channel, wire
 from cluster.channel.arena import Arena, Mapping, sweep
 from cluster.channel.descriptions import pack_description
 from cluster.channel.heartbeat import Pulse
-from cluster.channel.sockets import LoopSocket
+from cluster.channel.sockets import PeerGoneError
 from cluster.channel.tensors import unpack
 from cluster.channel.wire import Kind, Message, WireError
 from cluster.discovery import WorkerEndpoint, new_incarnation
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
 from cluster.repository import Repository
 from cluster.session import Tensors
-from cluster.worker.listeners import Listeners
+from cluster.worker.listeners import Listeners, Socket
 from cluster.worker.models import HeldModel, SharedModels, source_from
 from cluster.worker.options import EndpointOptions
 from cluster.worker.session import Run, Session
@@ -78,7 +76,7 @@ class EndpointServer:
         """
         sweep()
         self._loop = asyncio.get_running_loop()
-        self._listeners = Listeners(self._options, self.incarnation, self._receive)
+        self._listeners = Listeners(self._options, self.incarnation, self._receive, self._gone)
         self._pulse = Pulse(self._options.heartbeat, self._beat)
         endpoint = self._listeners.endpoint
         logger.info("worker listens: %s", endpoint)
@@ -129,13 +127,13 @@ class EndpointServer:
         await self._listeners.close()
         await self.models.close()
 
-    def _receive(self, socket: LoopSocket, local: bool, frames: list[bytes]) -> None:
+    def _receive(self, socket: Socket, frames: list[bytes]) -> None:
         peer = frames[0]
         session = self._sessions.get(peer)
         try:
             message = wire.unpack(frames[1:])
             if message.kind is Kind.HELLO:
-                self._welcome(peer, socket, local, message)
+                self._welcome(peer, socket, message)
                 return
             handler = self._handlers.get(message.kind)
             if session is None or handler is None:
@@ -152,14 +150,14 @@ class EndpointServer:
                 self._end(session)
             _refuse(socket, peer, str(error))
 
-    def _welcome(self, peer: bytes, socket: LoopSocket, local: bool, message: Message) -> None:
+    def _welcome(self, peer: bytes, socket: Socket, message: Message) -> None:
         if peer in self._sessions:
             raise WireError("HELLO was said before")
         gateway = wire.text(message.body, "gateway", longest=256)
         if self._draining:
             _refuse(socket, peer, f"worker '{self._options.worker}' is leaving")
             return
-        memory = self._memory(message.body.get("arena")) if local else None
+        memory = self._memory(message.body.get("arena"))
         session = Session(peer, gateway, socket, memory, self._lost)
         self._sessions[peer] = session
         session.credits = self._share()
@@ -339,6 +337,11 @@ class EndpointServer:
                 ]
             session.send(Kind.BEAT, body)
 
+    def _gone(self, peer: bytes) -> None:
+        session = self._sessions.get(peer)
+        if session is not None:
+            self._end(session)
+
     def _lost(self, session: Session) -> None:
         # Not at once: this is told in the middle of whatever was being sent.
         self._loop.call_soon(self._end, session)
@@ -378,8 +381,8 @@ class EndpointServer:
         await asyncio.sleep(0.05)
 
 
-def _refuse(socket: LoopSocket, peer: bytes, reason: str) -> None:
+def _refuse(socket: Socket, peer: bytes, reason: str) -> None:
     try:
         socket.send([peer, wire.pack(Kind.REFUSED, {"reason": reason[:60_000]})])
-    except zmq.ZMQError:
+    except PeerGoneError:
         return

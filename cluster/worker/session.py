@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import zmq
-
 from cluster.channel import ModelKey, wire
 from cluster.channel.arena import Arena, Mapping
-from cluster.channel.sockets import Frame, LoopSocket
+from cluster.channel.sockets import Frame, PeerGoneError
 from cluster.channel.tensors import UnsendableError, discard, pack_batch
 from cluster.channel.wire import Kind
 from cluster.errors import ChannelError, ClusterError, DeadlineError, ModelUnavailableError
 from cluster.session import Tensors
+from cluster.worker.listeners import Socket
 from cluster.worker.models import HeldModel
 from engine.errors import EngineError, InputError, RunError
 
@@ -52,7 +51,7 @@ class Session:
         self,
         peer: bytes,
         gateway: str,
-        socket: LoopSocket,
+        socket: Socket,
         memory: tuple[Mapping, Arena] | None,
         on_lost: Callable[[Session], None],
     ) -> None:
@@ -78,7 +77,7 @@ class Session:
             return
         try:
             self._socket.send([self.peer, wire.pack(kind, body, id), *frames])
-        except zmq.ZMQError:
+        except PeerGoneError:
             self._on_lost(self)
 
     def answer(self, run: Run, outputs: Tensors) -> None:

@@ -19,7 +19,8 @@ from cluster.channel import Batch, ModelKey, ModelSource, wire
 from cluster.channel.heartbeat import Heartbeat
 from cluster.channel.inprocess import InProcessChannel
 from cluster.channel.networked import NetworkedChannel, NetworkOptions
-from cluster.channel.sockets import LoopSocket, make_socket
+from cluster.channel.sockets import LoopSocket, PeerGoneError, make_socket
+from cluster.channel.streams import Stream, StreamListener, connect
 from cluster.channel.wire import Kind
 from cluster.discovery import EndpointList, WorkerEndpoint, machine_id
 from cluster.errors import ChannelError, LoadError
@@ -90,10 +91,16 @@ class Raw:
 
     def __init__(self, address: str) -> None:
         self.context: zmq.Context = zmq.Context()
-        socket = make_socket(self.context, zmq.DEALER)
-        socket.connect(address)
         self.received: asyncio.Queue[list[bytes]] = asyncio.Queue()
-        self.socket = LoopSocket(socket, self.received.put_nowait)
+        self.ended = asyncio.Event()
+        self.socket: Stream | LoopSocket
+        if address.startswith("ipc://"):
+            path = Path(address.removeprefix("ipc://"))
+            self.socket = connect(path, self.received.put_nowait, self.ended.set)
+        else:
+            socket = make_socket(self.context, zmq.DEALER)
+            socket.connect(address)
+            self.socket = LoopSocket(socket, self.received.put_nowait)
 
     async def ask(self, *frames: bytes) -> wire.Message:
         self.socket.send(frames)
@@ -122,18 +129,17 @@ async def test_another_version_is_refused_on_both_sides(pair: Pair, monkeypatch)
 
 
 async def test_a_gateway_says_that_a_worker_has_another_version(tmp_path: Path):
-    context: zmq.Context = zmq.Context()
-    socket = make_socket(context, zmq.ROUTER)
-    address = f"ipc://{tmp_path}/foreign.sock"
-    socket.bind(address)
-    foreign = LoopSocket(socket, lambda frames: foreign.send([frames[0], FOREIGN]))
+    path = tmp_path / "foreign.sock"
+    foreign = StreamListener(
+        path, lambda own, frames: own.send([frames[0], FOREIGN]), lambda peer: None
+    )
+    address = f"ipc://{path}"
     endpoint = WorkerEndpoint("foreign", "test/0", machine_id(), ipc=address)
     channel = NetworkedChannel(EndpointList([endpoint]), NetworkOptions(worker_wait_s=0.5))
     with pytest.raises(LoadError, match=r"speaks version .* run the same release"):
         await channel.load(KEY, ModelSource(tmp_path / "x.onnx"))
     await channel.close()
     foreign.close()
-    context.term()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ async def test_without_encryption_nobody_gets_in(pair: Pair):
     endpoint = await pair.open(folder=None, tcp="127.0.0.1:0", secret=SECRET)
     assert endpoint.tcp is not None
     raw = Raw(endpoint.tcp)
-    with pytest.raises((TimeoutError, zmq.Again)):
+    with pytest.raises((TimeoutError, PeerGoneError)):
         await asyncio.wait_for(raw.ask(HELLO), 0.3)
     raw.close()
     assert pair.server.sessions == []
@@ -376,3 +382,27 @@ async def test_counters_come_with_the_heartbeat(pair: Pair, monkeypatch):
         while not channel.stats(KEY):
             await asyncio.sleep(0.01)
     assert channel.stats(KEY) == {"runs": 3, "seconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"\0" * 4, b"\xff" * 64, b"\1\0\0\0" + b"\xff" * 8, b"GET / HTTP/1.1\r\n\r\n" * 10],
+)
+async def test_a_stream_of_noise_is_ended(pair: Pair, noise: bytes):
+    endpoint = await pair.open()
+    assert endpoint.ipc is not None
+    reader, writer = await asyncio.open_unix_connection(endpoint.ipc.removeprefix("ipc://"))
+    writer.write(noise)
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    await pair.works()
+
+
+async def test_messages_larger_than_any_buffer(pair: Pair):
+    """A stream that the peer reads slowly, in pieces, with nothing in shared memory."""
+    channel = pair.channel(await pair.open(shared_bytes=0), shared_bytes=0)
+    await pair.load(channel)
+    x = np.random.default_rng(0).random((3, 1_000_000), dtype=np.float32)
+    answers = [channel.submit(request(x[: n + 1])) for n in range(3)]
+    for n, answer in enumerate(answers):
+        np.testing.assert_array_equal((await answer)["y"], 2 * x[: n + 1])
