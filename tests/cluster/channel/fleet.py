@@ -38,10 +38,10 @@ class Fleet:
         self._channels: list[NetworkedChannel] = []
 
     async def start(self, workers: int) -> None:
-        for index in range(workers):
+        for index in range(len(self._slots), len(self._slots) + workers):
             self._slots.append(asyncio.create_task(self._supervise(f"test/{index}")))
         async with asyncio.timeout(30):
-            while len(FolderDiscovery(self.folder / "workers").scan()) < workers:
+            while len(FolderDiscovery(self.folder / "workers").scan()) < len(self._slots):
                 await asyncio.sleep(0.01)
 
     async def channel(self, name: str = "gateway", **options: Any) -> NetworkedChannel:
@@ -84,6 +84,8 @@ class Fleet:
             )
             self.starts += 1
             self.processes[name] = process
+            if not self.restart:
+                process.kill()
             await process.wait()
 
 

@@ -242,7 +242,7 @@ async def test_a_worker_that_leaves_in_order_answers_first(start):
 async def test_a_worker_that_comes_later_gets_the_models(start, tmp_path: Path):
     f = await start(1)
     channel = await f.channel()
-    await f.start(1)  # a second one of the same name: names are for people
+    await f.start(1)
     await f.ready(channel, 2)
 
 
