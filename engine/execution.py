@@ -11,6 +11,7 @@ import numpy as np
 from engine.graph.ir import Graph, Value
 from engine.plan.binding import Sealed
 from engine.plan.interpreted import Control, Fallback
+from engine.plan.measure import Measure, Requirement, check_known
 from engine.plan.weights import WeightMemory
 from engine.runner import Runner
 from engine.runtime.gang import Gang
@@ -24,16 +25,20 @@ class Executor:
 
     def __init__(
         self,
-        segments: Sequence[Sealed | Fallback | Control],
+        segments: Sequence[Sealed | Fallback | Control | Measure],
         gang: Gang,
         weights: WeightMemory,
         model: str,
+        requirements: Sequence[Requirement] = (),
     ) -> None:
-        self.steps: list[Runner | Fallback | tuple[Control, dict[str, Executor]]] = []
+        """`requirements` are those that the sizes of the inputs do not settle."""
+        self.steps: list[Runner | Fallback | Measure | tuple[Control, dict[str, Executor]]] = []
+        self._model = model
+        self._requirements = requirements
         for segment in segments:
             if isinstance(segment, Sealed):
                 self.steps.append(Runner(segment, gang, weights, model))
-            elif isinstance(segment, Fallback):
+            elif isinstance(segment, Fallback | Measure):
                 self.steps.append(segment)
             else:
                 bodies = {
@@ -61,14 +66,20 @@ class Executor:
 
     def run(self, values: Values, sizes: dict[str, int]) -> None:
         """Run every segment; both mappings grow by what becomes known."""
+        open_ = self._requirements
         for step in self.steps:
             if isinstance(step, Runner):
+                if open_:
+                    open_ = check_known(open_, sizes, self._model)
                 arrays = [values[id(value)] for value in step.program.inputs]
                 results = step.run(sizes, arrays)
                 for value, array in zip(step.program.outputs, results, strict=True):
                     values[id(value)] = array
             elif isinstance(step, tuple):
                 self._control(*step, values, sizes)
+            elif isinstance(step, Measure):
+                arrays = [content(value, values, sizes) for value in step.inputs]
+                step.run(arrays, sizes, self._model)
             else:
                 operands = [content(value, values, sizes) for value in step.kernel.operands]
                 _enter(step.node.outputs, step.kernel.run(operands), values, sizes)

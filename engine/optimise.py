@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from engine.graph.ir import Graph
-from engine.graph.passes import CANONICAL, CANONICAL_ROUNDS, PassReport, attention, dead_code, run
+from engine.graph.passes import (
+    CANONICAL,
+    CANONICAL_ROUNDS,
+    PassReport,
+    attention,
+    branches,
+    dead_code,
+    run,
+    runtime_sizes,
+)
 from engine.graph.passes.channels_last import channels_last
 from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
@@ -11,10 +20,16 @@ from engine.graph.passes.identities import identities
 from engine.graph.passes.quantization import quantization
 from engine.graph.passes.transposes import transposes
 
+BRANCHES = 16
+"""Most branches of different rank that are decided, one after the other."""
+
 
 def optimise(graph: Graph) -> list[PassReport]:
     """Bring a model into one form, lay it out channels-last, fuse; reports of every pass."""
     reports = run(graph, CANONICAL, CANONICAL_ROUNDS)
+    measured = run(graph, (runtime_sizes, branches), BRANCHES)
+    if any(report.changes for report in measured):
+        reports += measured + run(graph, CANONICAL, CANONICAL_ROUNDS)
     reports += run(graph, (quantization, attention, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
     reports += run(graph, (fuse_epilogue, fuse_elementwise, dead_code))

@@ -16,13 +16,15 @@ from engine.graph.batching import BatchAxis, batch_axis
 from engine.graph.inference import Guard, infer
 from engine.graph.ir import AnyArray, Graph, Value, subgraphs
 from engine.graph.passes import PassReport
+from engine.graph.passes.rewrite import all_graphs
 from engine.graph.reader import read
 from engine.optimise import optimise
 from engine.plan.explain import Record, explain
 from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.measure import Measure, Requirement
 from engine.plan.packing import Known, Pieces, learning, reusing
 from engine.plan.prepared import Prepared
-from engine.plan.segments import Plan, plan, seal
+from engine.plan.segments import Plan, Segment, plan, seal
 from engine.plan.weights import gather, packed_names, pieces_of
 
 
@@ -94,12 +96,18 @@ def _packed(made: _Planned) -> Prepared:
     packed = packed_names(planned.weights)
     _release(graph, planned.segments)
     weights, offsets = gather(planned.weights)
+    measures, rest = _leading(graph, planned.segments)
     return Prepared(
         name=made.name,
         inputs=tuple(graph.inputs),
         outputs=tuple(graph.outputs),
-        segments=seal(planned.segments, offsets),
-        guards=tuple((g.left, g.right, g.message) for g in made.guards if g.subgraph is None),
+        segments=seal(rest, offsets),
+        measures=tuple(measures),
+        guards=tuple(
+            Requirement(guard.left, guard.right, guard.message, guard.when)
+            for guard in made.guards
+            if guard.when is not None
+        ),
         explanation=explain(made.record),
         batching=(made.batching.independent, made.batching.reason),
         external=graph.external,
@@ -161,12 +169,29 @@ def _constants(graph: Graph) -> Iterator[Value]:
             yield from _constants(inner)
 
 
+def _leading(graph: Graph, segments: Sequence[Segment]) -> tuple[list[Measure], Sequence[Segment]]:
+    """Measures of the model's inputs that come first, and the segments behind them."""
+    inputs = set(map(id, graph.inputs))
+    symbols = {s for value in graph.inputs for dim in value.shape or () for s in dim.symbols}
+    found: list[Measure] = []
+    for segment in segments:
+        if not isinstance(segment, Measure):
+            break
+        if not all(v is None or v.data is not None or id(v) in inputs for v in segment.inputs):
+            break
+        if not all(dim.symbols <= symbols for dim in segment.shape):
+            break
+        symbols |= {name for pair in segment.symbols for name in pair if name}
+        found.append(segment)
+    return found, segments[len(found) :]
+
+
 def _release(graph: Graph, segments: Sequence[Any]) -> None:
     """Let go of constants that were packed: all but those that Python still hands out.
 
     Values also forget their producers, through which one output would keep the whole graph.
     """
-    graphs = [graph]
+    graphs = list(all_graphs(graph))
     kept = set(map(id, graph.outputs))
     for segment in every(segments):
         if isinstance(segment, Fallback):
@@ -174,8 +199,9 @@ def _release(graph: Graph, segments: Sequence[Any]) -> None:
         elif isinstance(segment, Control):
             kept |= set(map(id, segment.node.inputs))
             for body, _ in segment.bodies.values():
-                graphs.append(body)
                 kept |= set(map(id, body.outputs))
+        elif isinstance(segment, Measure):
+            kept |= set(map(id, segment.inputs))
     for inner in graphs:
         for value in inner.values():
             value.producer = None

@@ -79,10 +79,14 @@ class _State:
     def __init__(self, prepared: Prepared, gang: Gang) -> None:
         self.closed = False
         self.inputs, self.outputs = prepared.inputs, prepared.outputs
-        self.arguments = Arguments(prepared.name, prepared.inputs, prepared.guards)
+        self.arguments = Arguments(
+            prepared.name, prepared.inputs, prepared.guards, prepared.measures
+        )
         self.explanation = prepared.explanation
         self.weights = prepared.weights
-        self.executor = Executor(prepared.segments, gang, self.weights, prepared.name)
+        self.executor = Executor(
+            prepared.segments, gang, self.weights, prepared.name, self.arguments.open_guards
+        )
         self.direct = Direct.of(self.executor.single, self.inputs, self.outputs)
         self.fallbacks = prepared.fallbacks
         self.name = prepared.name

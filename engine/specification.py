@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from engine.errors import InputError
-from engine.graph.dims import Dim, DimError
+from engine.graph.dims import Dim
 from engine.graph.ir import Value
+from engine.plan.measure import Measure, Requirement, check_known
 
 _KNOWN_SHAPES: Final = 4096
 """Combinations of input shapes whose sizes are remembered."""
@@ -51,24 +52,36 @@ def specify(value: Value) -> TensorSpec:
 class Arguments:
     """Checks the arrays of a request against the model's inputs and reads off the sizes.
 
-    `guards` are pairs of dims that must be equal, each with what to say where they are not. Shapes
-    that passed once are known from then on.
+    `guards` are what the sizes must fulfil. `measures` are the numbers of inputs that count as
+    sizes. Shapes, with such numbers, that passed once are known from then on.
     """
 
     def __init__(
         self,
         model: str,
         inputs: tuple[Value, ...],
-        guards: tuple[tuple[Dim, Dim, str], ...] = (),
+        guards: tuple[Requirement, ...] = (),
+        measures: tuple[Measure, ...] = (),
     ) -> None:
         self._model = model
         self._values = {value.name: value for value in inputs}
         self._guards = guards
+        self._measures = measures
+        places = {value.name: place for place, value in enumerate(inputs)}
+        read = {v.name for m in measures for v in m.inputs if v is not None and v.data is None}
+        self._measured = tuple(sorted(places[name] for name in read))
         # A data type that was unpickled is another object than numpy's own.
         self._expected = tuple(
             (v.name, None if v.dtype is None else np.dtype(v.dtype.type)) for v in inputs
         )
-        self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
+        self._known: dict[tuple[tuple[int, ...] | bytes, ...], dict[str, int]] = {}
+
+    @property
+    def open_guards(self) -> tuple[Requirement, ...]:
+        """Guards of sizes that only a run tells."""
+        known = {s for v in self._values.values() for dim in v.shape or () for s in dim.symbols}
+        known |= {name for m in self._measures for pair in m.symbols for name in pair if name}
+        return tuple(guard for guard in self._guards if not guard.symbols <= known)
 
     def accept(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, int]]:
         """C-contiguous arrays in the order of the model's inputs, and the size of every symbol.
@@ -77,7 +90,8 @@ class Arguments:
         should be.
         """
         if len(inputs) == len(self._expected):
-            arrays, shapes = [], []
+            arrays: list[Any] = []
+            shapes: list[tuple[int, ...] | bytes] = []
             for name, dtype in self._expected:
                 array = inputs.get(name)
                 if (
@@ -89,6 +103,7 @@ class Arguments:
                 arrays.append(array)
                 shapes.append(array.shape)
             else:
+                shapes += [arrays[place].tobytes() for place in self._measured]
                 known = self._known.get(tuple(shapes))
                 if known is not None:
                     return arrays, known
@@ -96,19 +111,17 @@ class Arguments:
 
     def _checked(self, arrays: dict[str, Any]) -> tuple[list[Any], dict[str, int]]:
         sizes = self._sizes(arrays)
-        try:
-            for left, right, message in self._guards:
-                if not (left.symbols | right.symbols) <= sizes.keys():
-                    continue
-                if left.evaluate(sizes) != right.evaluate(sizes):
-                    raise InputError(f"{self._model}: {message}")
-        except DimError as error:
-            raise InputError(f"{self._model}: {error}") from error
+        for measure in self._measures:
+            given = [None if v is None else _given(v, arrays) for v in measure.inputs]
+            measure.run(given, sizes, self._model)
+        check_known(self._guards, sizes, self._model)
         ordered = [arrays[name] for name in self._values]
         if all(isinstance(array, np.ndarray) for array in ordered):
             if len(self._known) >= _KNOWN_SHAPES:
                 self._known.clear()
-            self._known[tuple(array.shape for array in ordered)] = sizes
+            key: list[tuple[int, ...] | bytes] = [array.shape for array in ordered]
+            key += [ordered[place].tobytes() for place in self._measured]
+            self._known[tuple(key)] = sizes
         return ordered, sizes
 
     def _sizes(self, arrays: dict[str, Any]) -> dict[str, int]:
@@ -173,6 +186,10 @@ class Arguments:
         elif spec.kind == "optional":
             wanted = f"None, or {spec.dtype} arrays"
         return InputError(f"{self._model}: input {value.name!r} {found}; expected {wanted}")
+
+
+def _given(value: Value, arrays: Mapping[str, Any]) -> Any:
+    return value.data if value.data is not None else arrays[value.name]
 
 
 def _matches(dim: Dim, size: int, sizes: dict[str, int]) -> bool:

@@ -29,7 +29,8 @@ class Value:
     `dtype` is a numpy data type (ml_dtypes for bfloat16 and the float8 family, object for
     strings), None where inference does not know it. `shape` is None where even the rank is unknown
     (also for sequences and optionals, which set `kind`). `data` holds a constant. `dims` holds the
-    elements of an integer tensor of rank 0 or 1 that are known as dim expressions (row-major).
+    elements of an integer or boolean tensor of rank 0 or 1 that are known as dim expressions
+    (row-major; 0 and 1 for booleans).
     """
 
     name: str

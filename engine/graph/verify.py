@@ -24,7 +24,7 @@ def verify(graph: Graph) -> None:
     - A node output names the node as producer and has no data; inputs and constants have no
       producer. Every value has one definition.
     - Names are unique in the graph and its subgraphs; only unused outputs have none.
-    - Data agrees with data type and shape; `dims` belongs to integer tensors of rank 0 or 1 and
+    - Data agrees with data type and shape; `dims` belongs to integer and boolean tensors of rank 0 or 1 and
       has as many elements as they.
     - Graph outputs are defined. A capture is read inside and available outside.
     """
@@ -120,7 +120,7 @@ def _verify_data(value: Value) -> None:
 def _verify_dims(value: Value) -> None:
     assert value.dims is not None
     _require(
-        value.dtype is None or value.dtype.kind in "iu",
+        value.dtype is None or value.dtype.kind in "iub",
         f"{value.name!r} has dims but holds {value.dtype}",
     )
     if value.shape is None:

@@ -9,6 +9,7 @@ from engine.explanation import Explanation, Operation, PassNote
 from engine.graph.ir import Graph, Node, Value
 from engine.graph.passes import PassReport
 from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.measure import Measure
 from engine.plan.segments import Plan, Segment
 from engine.plan.tensor import Space
 
@@ -61,6 +62,8 @@ def _operations(segment: Segment) -> list[Operation]:
     if isinstance(segment, Control):
         node = segment.node
         return [Operation(node.label, node.key, "control flow", True, "", 0, _shapes(node))]
+    if isinstance(segment, Measure):
+        return [Operation(segment.label, "packhorse.Sizes", "measured sizes", True, "", 0, ())]
     grouped: dict[int, tuple[Node, list[str], int]] = {}
     for call in segment.calls:
         node, kernels, packed = grouped.get(id(call.node), (call.node, [], 0))

@@ -8,7 +8,8 @@ by then is taken back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
@@ -95,7 +96,23 @@ class Lowering:
     threads: int = 1
     spare: Spare = field(default_factory=Spare)
     choices: list[tuple[str, tuple[Candidate, ...]]] = field(default_factory=list)
+    symbols: set[str] = field(default_factory=set)
     node: Node | None = None
+    when: Dim = ONE
+
+    @contextmanager
+    def only_when(self, condition: Dim) -> Iterator[None]:
+        """Calls inside run only for the sizes where `condition` is 1; it is 0 for others.
+
+        They have no work items then, and their memory no bytes. What is written inside is not
+        there outside: tensors and copies made inside are forgotten.
+        """
+        outer, tensors, dense = self.when, dict(self.tensors), dict(self.dense)
+        self.when = outer * condition
+        try:
+            yield
+        finally:
+            self.when, self.tensors, self.dense = outer, tensors, dense
 
     def read(self, value: Value | None) -> Tensor:
         """Tensor of an input value; constants become weights, known shape values are written."""
@@ -158,7 +175,8 @@ class Lowering:
     def temp(self, dtype: Any, shape: tuple[Dim, ...], name: str = "temp") -> Tensor:
         """Contiguous arena memory."""
         kind = np.dtype(dtype)
-        buffer = Buffer(Space.ARENA, len(self.buffers), product(shape) * kind.itemsize, name)
+        size = product(shape) * kind.itemsize * self.when
+        buffer = Buffer(Space.ARENA, len(self.buffers), size, name)
         self.buffers.append(buffer)
         return Tensor(kind, tuple(shape), row_major(shape), buffer)
 
@@ -212,7 +230,8 @@ class Lowering:
     ) -> None:
         """Emit a kernel call; `arguments` name every field of the kernel's layout.
 
-        `writes` names the tensors that the kernel writes, separated by spaces.
+        `writes` names the tensors that the kernel writes, separated by spaces. A dim given for a
+        float holds the bits of a double.
         """
         layout = spec.layout
         missing = layout.fields.keys() ^ arguments.keys()
@@ -223,16 +242,16 @@ class Lowering:
             kind = layout.fields[name].kind
             if kind == "int" and isinstance(value, int):
                 value = Dim.of(value)
-            elif kind == "float":
+            elif kind == "float" and not isinstance(value, Dim):
                 value = float(value)  # type: ignore[arg-type]
             values[name] = value
         self.calls.append(
             Call(
                 spec,
                 self.node,
-                items if isinstance(items, Dim) else Dim.of(items),
-                cost if isinstance(cost, Dim) else Dim.of(cost),
-                scratch if isinstance(scratch, Dim) else Dim.of(scratch),
+                Dim.of(items) * self.when,
+                Dim.of(cost) * self.when,
+                Dim.of(scratch) * self.when,
                 values,
                 frozenset(writes.split()),
             )
@@ -243,6 +262,7 @@ Lower = Callable[[Node, Lowering], None]
 _REGISTRY: Final[dict[str, Lower]] = {}
 _MODULES: Final = (
     "engine.plan.lower.attention",
+    "engine.plan.lower.branch",
     "engine.plan.lower.convolution",
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
@@ -281,6 +301,17 @@ def lowerings() -> dict[str, Lower]:
     for module in _MODULES:
         import_module(module)
     return _REGISTRY
+
+
+def check_symbols(node: Node, symbols: set[str]) -> None:
+    """Raise NoKernel unless the sizes of all that a node touches are known to binding."""
+    for value in (*(v for v in node.inputs if v is not None), *node.outputs):
+        if value.kind != "tensor" or (value.name and value.shape is None):
+            raise NoKernel(f"the rank of {value.name} is unknown")
+        for dim in (*(value.shape or ()), *(value.dims or ())):
+            unknown = dim.symbols - symbols
+            if unknown:
+                raise NoKernel(f"{', '.join(sorted(unknown))} is known only after the run")
 
 
 def lowering_of(node: Node) -> Lower:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.explanation import Explanation
-from engine.graph.dims import Dim
 from engine.graph.ir import Value
 from engine.plan.binding import Sealed
 from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.measure import Measure, Requirement
 from engine.plan.weights import WeightMemory
 
 
@@ -16,7 +16,7 @@ from engine.plan.weights import WeightMemory
 class Prepared:
     """A model after the offline phase, for one instruction set and number of threads.
 
-    `guards` are pairs of dims that must be equal, each with what to say where they are not;
+    `guards` are what the sizes must fulfil; `measures` tells which sizes are numbers of its inputs;
     `batching` tells whether rows are independent and why, `external` names the files beside the
     model that constants came from, `packed` names the weights that were packed.
     """
@@ -24,13 +24,14 @@ class Prepared:
     name: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    segments: list[Sealed | Fallback | Control]
-    guards: tuple[tuple[Dim, Dim, str], ...]
+    segments: list[Sealed | Fallback | Control | Measure]
+    guards: tuple[Requirement, ...]
     explanation: Explanation
     batching: tuple[bool, str]
     external: tuple[str, ...]
     packed: tuple[str, ...]
     weights: WeightMemory
+    measures: tuple[Measure, ...] = ()
 
     def programs(self) -> list[Sealed]:
         """Every native program, those of subgraphs too."""
@@ -39,7 +40,7 @@ class Prepared:
     @property
     def fallbacks(self) -> int:
         """Segments that Python runs."""
-        return sum(not isinstance(segment, Sealed) for segment in every(self.segments))
+        return sum(isinstance(segment, Fallback | Control) for segment in every(self.segments))
 
     @property
     def storable(self) -> bool:

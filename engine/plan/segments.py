@@ -2,7 +2,8 @@
 
 Ready nodes are lowered into the open native segment for as long as any can be; only when nothing
 but fallback nodes is ready does the segment close and do those run. A model with native operators
-alone is one segment. Values whose elements are dim expressions (`Value.dims`) belong to no segment:
+alone is one segment. Sizes that depend on data are measured before the segment that needs them:
+what they are measured of must have left the open segment by then. Values whose elements are dim expressions (`Value.dims`) belong to no segment:
 they follow from the sizes and are written out only where a kernel or a fallback reads them.
 """
 
@@ -17,15 +18,17 @@ from engine.errors import ModelError
 from engine.graph.ir import Graph, Node, Value, subgraphs
 from engine.plan.binding import Sealed
 from engine.plan.interpreted import Control, Fallback, every
+from engine.plan.lower.branch import inlined
 from engine.plan.lower.convolution import request_halos
 from engine.plan.lower.movement import request_windows
-from engine.plan.lowering import Lowering, NoKernel, Spare, copy, lowering_of
+from engine.plan.lowering import Lowering, NoKernel, Spare, check_symbols, copy, lowering_of
+from engine.plan.measure import Measure, is_measure, measured_inputs
 from engine.plan.program import Program
 from engine.plan.tensor import ZERO, Buffer, Space, Tensor, product, row_major
 from engine.runtime.reference import ReferenceKernel
 
-Segment = Program | Fallback | Control
-Runnable = Sealed | Fallback | Control
+Segment = Program | Fallback | Control | Measure
+Runnable = Sealed | Fallback | Control | Measure
 
 
 @dataclass(eq=False)
@@ -99,6 +102,7 @@ class Planner:
         pending = [node for node in self.graph.nodes if not _follows_from_sizes(node)]
         opened = self._open()
         while pending:
+            pending = self._measure(opened, pending)
             done, pending = self._sweep(opened, pending)
             if done:
                 continue
@@ -109,17 +113,41 @@ class Planner:
         return self.segments
 
     def _open(self) -> _Open:
-        low = Lowering(self.target, weights=self.weights, threads=self.threads, spare=self.spare)
-        request_halos(self.graph, low)
-        request_windows(self.graph, low)
+        low = Lowering(
+            self.target,
+            weights=self.weights,
+            threads=self.threads,
+            spare=self.spare,
+            symbols=self.symbols,
+        )
+        for graph in inlined(self.graph):
+            request_halos(graph, low)
+            request_windows(graph, low)
         return _Open(low)
+
+    def _measure(self, opened: _Open, pending: list[Node]) -> list[Node]:
+        """Measure what can be before the open segment; the nodes that are left."""
+        left = []
+        for node in pending:
+            known = is_measure(node) and self._is_ready(node) and self._has_sizes(node)
+            if not known or any(id(value) in opened.made for value in _reads(node)):
+                left.append(node)
+                continue
+            measure = Measure.of(node)
+            self.segments.append(measure)
+            self.symbols |= {name for pair in measure.symbols for name in pair if name}
+        if len(left) < len(pending):
+            # What was refused for an unknown size may be lowered now.
+            self.reasons.clear()
+        return left
 
     def _is_ready(self, node: Node) -> bool:
         return all(id(value) in self.available for value in _reads(node))
 
     def _has_sizes(self, node: Node) -> bool:
         """Whether the sizes of what a node reads are known by the time it is reached."""
-        dims = [d for v in _reads(node) for d in (*(v.shape or ()), *(v.dims or ()))]
+        read = [v for v in node.inputs if v is not None] if is_measure(node) else _reads(node)
+        dims = [d for v in read for d in (*(v.shape or ()), *(v.dims or ()))]
         return all(dim.symbols <= self.symbols for dim in dims)
 
     def _sweep(self, opened: _Open, pending: list[Node]) -> tuple[bool, list[Node]]:
@@ -128,7 +156,7 @@ class Planner:
         return len(left) < len(pending), left
 
     def _takes(self, opened: _Open, node: Node) -> bool:
-        tried = id(node) in self.reasons
+        tried = id(node) in self.reasons or is_measure(node)
         return not tried and self._is_ready(node) and self._lower(opened, node)
 
     def _lower(self, opened: _Open, node: Node) -> bool:
@@ -138,7 +166,7 @@ class Planner:
         known, dense = dict(low.tensors), dict(low.dense)
         low.node = node
         try:
-            self._check_symbols(node)
+            check_symbols(node, self.symbols)
             for place, value in enumerate(entered, len(opened.inputs)):
                 low.tensors[id(value)] = _argument(value, Space.INPUT, place)
             lowering_of(node)(node, low)
@@ -162,23 +190,13 @@ class Planner:
             and id(value) not in opened.made
         )
 
-    def _check_symbols(self, node: Node) -> None:
-        """Sizes must be known when the segment is bound."""
-        if subgraphs(node):
-            raise NoKernel(f"{node.key} decides in Python which of its segments run")
-        for value in (*(v for v in node.inputs if v is not None), *node.outputs):
-            if value.kind != "tensor" or (value.name and value.shape is None):
-                raise NoKernel(f"the rank of {value.name} is unknown")
-            for dim in (*(value.shape or ()), *(value.dims or ())):
-                unknown = dim.symbols - self.symbols
-                if unknown:
-                    raise NoKernel(f"{', '.join(sorted(unknown))} is known only after the run")
-
     def _fall_back(self, pending: list[Node]) -> list[Node]:
         """Give every ready node that has no kernel a segment of its own.
 
         Those that wait for nothing but a size do so only where no other node can run.
         """
+        if any(is_measure(n) and self._is_ready(n) and self._has_sizes(n) for n in pending):
+            return pending
         ready = [n for n in pending if id(n) in self.reasons and self._is_ready(n)]
         chosen = [n for n in ready if self._has_sizes(n)] or ready
         running = {id(n) for n in chosen}
@@ -244,11 +262,14 @@ def plan(graph: Graph, target: Target, threads: int, winograd: bool = True) -> P
 
 
 def _follows_from_sizes(node: Node) -> bool:
+    if is_measure(node):
+        return False
     return all(value.dims is not None or not value.name for value in node.outputs)
 
 
 def _reads(node: Node) -> list[Value]:
-    found = [value for value in node.inputs if value is not None]
+    read = measured_inputs(node) if is_measure(node) else node.inputs
+    found = [value for value in read if value is not None]
     for subgraph in subgraphs(node):
         found.extend(subgraph.captures)
     return found

@@ -18,7 +18,8 @@ class Single:
     """A model of one node.
 
     `inputs` maps names to example arrays; those in `constants` become initialisers, the axes of the
-    others are symbolic where the example is given with `symbolic`. Omitted inputs are named ``""``.
+    others are symbolic where the example is given with `symbolic`, but not those in `fixed`.
+    Omitted inputs are named ``""``.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Single:
         *,
         order: Sequence[str] | None = None,
         constants: Sequence[str] = (),
+        fixed: Sequence[str] = (),
         outputs: Sequence[str] = ("y",),
         opset: int = 21,
         domain: str = "",
@@ -43,7 +45,8 @@ class Single:
         for name, array in inputs.items():
             if name in constants:
                 continue
-            shape = [f"{name}{i}" if symbolic else n for i, n in enumerate(array.shape)]
+            free = symbolic and name not in fixed
+            shape = [f"{name}{i}" if free else n for i, n in enumerate(array.shape)]
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             infos.append(onnx.helper.make_tensor_value_info(name, kind, shape))
         graph = onnx.helper.make_graph(

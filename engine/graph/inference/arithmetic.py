@@ -16,11 +16,6 @@ TRUE: Final = Dim.of(1)
 FALSE: Final = Dim.of(0)
 
 
-def truth(value: bool) -> Dim:
-    """A boolean element."""
-    return TRUE if value else FALSE
-
-
 def _divide(a: Dim, b: Dim) -> Dim | None:
     """Quotient rounded towards zero, as integer Div rounds."""
     if a.is_constant and b.is_constant and b.value:
@@ -101,57 +96,53 @@ def binary(op: str) -> Callable[[Any, Any], Any]:
     return apply
 
 
-def _equal(a: Dim, b: Dim) -> bool | None:
-    if a is b:
-        return True
-    difference = a - b
-    return False if difference.at_least(1) or (-difference).at_least(1) else None
+def nonzero(a: Dim) -> Dim:
+    """1 where `a` is not 0, else 0."""
+    if a.at_least(1) or (-a).at_least(1):
+        return TRUE
+    return minimum(a if a.at_least(0) else maximum(a, -a), 1)
 
 
-def _less(a: Dim, b: Dim) -> bool | None:
+def _less(a: Dim, b: Dim) -> Dim:
     difference = b - a
     if difference.at_least(1):
-        return True
-    return False if (-difference).at_least(0) else None
+        return TRUE
+    return FALSE if (-difference).at_least(0) else minimum(maximum(difference, 0), 1)
 
 
-def _not(value: bool | None) -> bool | None:
-    return None if value is None else not value
-
-
-_COMPARISONS: Final[dict[str, Callable[[Dim, Dim], bool | None]]] = {
-    "Equal": _equal,
+_COMPARISONS: Final[dict[str, Callable[[Dim, Dim], Dim]]] = {
+    "Equal": lambda a, b: 1 - nonzero(a - b),
     "Less": _less,
     "Greater": lambda a, b: _less(b, a),
-    "LessOrEqual": lambda a, b: _not(_less(b, a)),
-    "GreaterOrEqual": lambda a, b: _not(_less(a, b)),
-    "And": lambda a, b: _truth(a * b),
-    "Or": lambda a, b: _truth(a + b - a * b),
-    "Xor": lambda a, b: _not(_equal(a, b)),
+    "LessOrEqual": lambda a, b: 1 - _less(b, a),
+    "GreaterOrEqual": lambda a, b: 1 - _less(a, b),
+    "And": operator.mul,
+    "Or": lambda a, b: 1 - (1 - a) * (1 - b),
+    "Xor": lambda a, b: nonzero(a - b),
 }
 
 
-def _truth(value: Dim) -> bool | None:
-    return value != 0 if value.is_constant else None
-
-
 def comparison(op: str) -> Callable[[Any, Any], Any]:
-    """Function of two elements for a comparison or boolean operator, None where undecided."""
+    """Function of two elements for a comparison or boolean operator.
+
+    What sizes decide is a dim that is 0 or 1; None for the unknown.
+    """
 
     def apply(a: Any, b: Any) -> Any:
         if not isinstance(a, Dim) or not isinstance(b, Dim):
             return None
-        found = _COMPARISONS[op](a, b)
-        return None if found is None else truth(found)
+        return _COMPARISONS[op](a, b)
 
     return apply
 
 
 def select(condition: Dim, then: Any, otherwise: Any) -> Any:
-    """Element that Where takes."""
-    if not condition.is_constant:
+    """Element that Where takes: ``condition * then + (1 - condition) * otherwise``."""
+    if condition.is_constant:
+        return otherwise if condition == 0 else then
+    if not isinstance(then, Dim) or not isinstance(otherwise, Dim):
         return None
-    return otherwise if condition == 0 else then
+    return otherwise + condition * (then - otherwise)
 
 
 def unary(op: str) -> Callable[[Any], Any]:
@@ -209,7 +200,7 @@ def convert(a: Any, target: np.dtype[Any]) -> Any:
             inside = not a.is_constant or limits.min <= a.value <= limits.max
             return a if inside and target.itemsize >= 4 else None
         if target.kind == "b":
-            return truth(a != 0) if a.is_constant else TRUE if a.at_least(1) else None
+            return nonzero(a)
         return Real(a) if target in (np.float32, np.float64) else None
     if isinstance(a, Real):
         if target in (np.float32, np.float64):

@@ -26,13 +26,15 @@ class Guard:
 
     A side that cannot be evaluated (DimError, a broadcast that fails) breaks the guard too.
     `subgraph` is the innermost branch or body that the node belongs to, None in the main graph:
-    the guard holds only when that one runs.
+    the guard holds only when that one runs. `when` is 1 for the sizes it runs for and 0 for others,
+    None where sizes do not tell.
     """
 
     left: Dim
     right: Dim
     message: str
     subgraph: Graph | None = None
+    when: Dim | None = None
 
 
 @dataclass
@@ -40,7 +42,9 @@ class State:
     """What one inference run carries across nodes.
 
     `elements` and `items` are keyed by ``id(value)``: known elements of small tensors, and the
-    shape that the tensors of a sequence (or an optional) share. `walk` infers a subgraph.
+    shape that the tensors of a sequence (or an optional) share. `walk` infers a subgraph. `taken`
+    says by ``id(branch)`` for which sizes a branch runs (1, else 0; None where sizes do not tell).
+    `strict` is a subgraph whose nodes are refused as those of the main graph are.
     """
 
     reserved: frozenset[str]
@@ -49,6 +53,12 @@ class State:
     elements: dict[int, Elements] = field(default_factory=dict)
     items: dict[int, Shape | None] = field(default_factory=dict)
     created: dict[str, None] = field(default_factory=dict)
+    taken: dict[int, Dim | None] = field(default_factory=dict)
+    strict: Graph | None = None
+
+    def when(self, subgraph: Graph | None) -> Dim | None:
+        """1 for the sizes that a graph runs for, 0 for others; None where sizes do not tell."""
+        return Dim.of(1) if subgraph is None else self.taken.get(id(subgraph))
 
     def fresh(self, name: str) -> Dim:
         """A symbol for what only a run can tell; the same name gives the same symbol."""
@@ -85,9 +95,14 @@ class Inference:
         In a subgraph the node may never run (exporters leave branches for other ranks in the
         model), so there it only ends the rule; running it is refused then.
         """
-        if self.subgraph is not None:
+        if self.is_lenient:
             raise Unknown
         raise ModelError(f"node {self.node.label!r} ({self.node.key}): {text}")
+
+    @property
+    def is_lenient(self) -> bool:
+        """Whether the node may be one that never runs."""
+        return self.subgraph is not None and self.subgraph is not self.state.strict
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Attribute `name` or its default."""
@@ -198,7 +213,7 @@ class Inference:
         if left is right:
             return left
         difference = left - right
-        if difference.is_constant and self.subgraph is None:
+        if difference.is_constant and not self.is_lenient:
             self.error(f"{what} do not match: {left} and {right}")
         self._guard(left, right, what)
         return left if left.is_constant or not right.is_constant else right
@@ -222,7 +237,7 @@ class Inference:
     def _broadcast_axis(self, dims: Sequence[Dim], what: str) -> Dim:
         constants = {dim.value for dim in dims if dim.is_constant} - {1}
         if len(constants) > 1:
-            if self.subgraph is None:
+            if not self.is_lenient:
                 sizes = " and ".join(str(size) for size in sorted(constants))
                 self.error(f"{what} do not broadcast: {sizes}")
             first, second = sorted(constants)[:2]
@@ -244,7 +259,8 @@ class Inference:
     def _guard(self, left: Dim, right: Dim, what: str) -> None:
         message = f"node {self.node.label!r} ({self.node.key}): {what} do not match"
         key = (left, right, self.subgraph)
-        self.state.guards.setdefault(key, Guard(left, right, message, self.subgraph))
+        when = self.state.when(self.subgraph)
+        self.state.guards.setdefault(key, Guard(left, right, message, self.subgraph, when))
 
     def output(
         self,
@@ -272,7 +288,7 @@ class Inference:
 
     def _set_elements(self, value: Value, elements: Elements) -> None:
         self.state.elements[id(value)] = elements
-        if value.dtype is not None and value.dtype.kind in "iu" and elements.ndim <= 1:
+        if value.dtype is not None and value.dtype.kind in "iub" and elements.ndim <= 1:
             items = tuple(elements.reshape(-1))
             if all(isinstance(item, Dim) for item in items):
                 value.dims = items

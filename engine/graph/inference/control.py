@@ -40,6 +40,24 @@ def _merge(node: Inference, output: int, sources: Sequence[Value], local: frozen
         node.state.items[id(target)] = common_shape(node, output, shapes, local)
 
 
+def _choose(
+    node: Inference,
+    output: int,
+    condition: Dim,
+    sources: Sequence[Value],
+    local: frozenset[str],
+) -> None:
+    """Shape of an output whose branches differ in sizes, where sizes decide which one runs."""
+    target = node.node.outputs[output]
+    then, otherwise = (source.shape for source in sources)
+    if target.shape is None or then is None or otherwise is None:
+        return
+    target.shape = tuple(
+        own if a is b or (a.symbols | b.symbols) & local else b + condition * (a - b)
+        for own, a, b in zip(target.shape, then, otherwise, strict=True)
+    )
+
+
 def _bind(node: Inference, formal: Value, actual: Value) -> None:
     formal.kind, formal.dtype, formal.shape = actual.kind, actual.dtype, actual.shape
     node.state.items[id(formal)] = node.state.items.get(id(actual))
@@ -48,18 +66,23 @@ def _bind(node: Inference, formal: Value, actual: Value) -> None:
 @rule("If")
 def _branch(node: Inference) -> None:
     then, otherwise = node.attribute("then_branch"), node.attribute("else_branch")
+    taken = node.state.known(node.value(0))
+    condition = taken.reshape(-1)[0] if taken is not None and taken.size == 1 else None
+    outer = node.state.when(node.subgraph)
+    if isinstance(condition, Dim) and outer is not None:
+        node.state.taken[id(then)] = outer * condition
+        node.state.taken[id(otherwise)] = outer * (1 - condition)
     local = _walk(node, then) | _walk(node, otherwise)
     count = len(node.node.outputs)
     if not len(then.outputs) == len(otherwise.outputs) == count:
         node.error(f"the branches have {len(then.outputs)} and {len(otherwise.outputs)} outputs")
-    taken = node.state.known(node.value(0))
     for output in range(count):
         sources = [then.outputs[output], otherwise.outputs[output]]
-        if taken is not None and taken.size == 1:
-            condition = taken.reshape(-1)[0]
-            if isinstance(condition, Dim) and condition.is_constant:
-                sources = sources[1:] if condition == 0 else sources[:1]
+        if isinstance(condition, Dim) and condition.is_constant:
+            sources = sources[1:] if condition == 0 else sources[:1]
         _merge(node, output, sources, local)
+        if isinstance(condition, Dim) and len(sources) == 2:
+            _choose(node, output, condition, sources, local)
 
 
 @rule("Loop")

@@ -10,6 +10,7 @@ from engine.graph.dims import Dim, ceildiv
 from engine.graph.inference.context import Inference, Shape, Unknown
 from engine.graph.inference.elements import MAX_ELEMENTS, Elements, vector
 from engine.graph.inference.registry import rule
+from engine.graph.ir import OURS
 
 
 def product(dims: Sequence[Dim]) -> Dim:
@@ -289,6 +290,7 @@ def _tile(node: Inference) -> None:
             node.output(0, elements=np.tile(elements, times))
 
 
+@rule("Pad", domain=OURS)
 @rule("Pad")
 def _pad(node: Inference) -> None:
     shape = node.shape(0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from engine.graph.dims import Dim
-from engine.graph.inference.context import Inference, Shape
+from engine.graph.inference.context import Inference, Shape, Unknown
 from engine.graph.inference.convolution import Window, kernel_of
+from engine.graph.inference.elements import Elements
 from engine.graph.inference.matrix import matmul_shape
 from engine.graph.inference.registry import rule
 from engine.graph.ir import OURS
@@ -89,4 +90,61 @@ def _attention(node: Inference) -> None:
     shape = (*query[:-1], values[-1])
     if node.attribute("transposed"):
         shape = (shape[0], shape[2], shape[1], shape[3])
+    node.output(0, shape, node.dtype(0))
+
+
+@rule("Sizes", domain=OURS)
+def _sizes(node: Inference) -> None:
+    """Numbers that a run knows before the nodes that need them are bound: a symbol for each.
+
+    What may be negative is the difference of two symbols, which both are not. See
+    `engine.graph.passes.runtime_sizes`.
+    """
+    count = node.attribute("count")
+    shape: tuple[int, ...]
+    if count is None:
+        dims = node.shape(0)
+        if not all(dim.is_constant for dim in dims) or len(dims) > 1:
+            raise Unknown
+        shape = tuple(dim.value for dim in dims)
+        count = shape[0] if shape else 1
+    else:
+        shape = (count,)
+    signed = set(node.attribute("signed") or ())
+    elements: Elements = np.empty(count, object)
+    for index in range(count):
+        size = node.fresh(0, index)
+        elements[index] = size - node.fresh(0, f"{index}_below") if index in signed else size
+    dtype = node.dtype(0) if node.attribute("of") == "values" else np.dtype(np.int64)
+    node.output(0, dtype=dtype, elements=elements.reshape(shape))
+
+
+@rule("Window", domain=OURS)
+def _window(node: Inference) -> None:
+    """Slice by measured numbers: starts, steps and lengths of the attribute's `axes`."""
+    shape = list(node.shape(0))
+    axes = node.attribute("axes")
+    numbers = node.entries(1)
+    for axis, length in zip(axes, numbers[2 * len(axes) :], strict=True):
+        shape[axis] = node.fresh(0, axis) if length is None else length
+    node.output(0, shape, node.dtype(0))
+
+
+@rule("Assume", domain=OURS)
+def _assume(node: Inference) -> None:
+    """The first input, in a graph that is valid only where the second is the attribute `equal`."""
+    source = node.value(0)
+    node.output(0, source.shape, source.dtype)
+    condition = node.scalar(1)
+    node.require_equal(condition, Dim.of(node.attribute("equal")), node.attribute("what"))
+
+
+@rule("Resize", domain=OURS)
+def _resize(node: Inference) -> None:
+    """As ONNX Resize to given sizes; scales and roi only tell where in the input those lie."""
+    shape = list(node.shape(0))
+    sizes = node.entries(3)
+    axes = node.attribute("axes") or list(range(len(shape)))
+    for axis, size in zip(axes, sizes, strict=True):
+        shape[axis] = node.fresh(0, axis) if size is None else size
     node.output(0, shape, node.dtype(0))

@@ -30,18 +30,20 @@ from engine.graph.inference.signatures import infer_types, signature
 from engine.graph.ir import Graph, Node
 
 
-def infer(graph: Graph) -> list[Guard]:
+def infer(graph: Graph, strict: Graph | None = None) -> list[Guard]:
     """Fill data type, shape and shape values of every node output, subgraphs included.
 
     Shapes of graph inputs must be filled. What no rule knows keeps the type and shape that the
     file declares. Dims that depend on data are fresh symbols, named after their value and axis;
     a symbol from a Loop or Scan body holds for one iteration. Running it again, after a pass,
-    gives the same names.
+    gives the same names. What can never be right in a subgraph only ends the rule, because the
+    node may never run; in the subgraph `strict` it is refused as in the main graph.
 
     Returns the equalities that the model relies on but that are not proven. Raises ModelError,
     naming the node, for what can never be right: wrong types, axes, ranks and sizes.
     """
     state = start(graph)
+    state.strict = strict
     _infer_graph(graph, state, None)
     return list(state.guards.values())
 
@@ -78,7 +80,7 @@ def infer_node(node: Node, state: State, subgraph: Graph | None) -> None:
     except Unknown:
         return
     except DimError as error:
-        if subgraph is None:
+        if not inference.is_lenient:
             inference.error(str(error))
     except (IndexError, TypeError, ValueError, KeyError, OverflowError) as error:
         # An attribute or constant of a form that no valid model has.

@@ -1,6 +1,7 @@
 """Passes over the typed graph, each with its algebra in its docstring."""
 
 from engine.graph.passes.attention import attention, standard_attention
+from engine.graph.passes.branches import branches
 from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.dead_code import dead_code
@@ -15,6 +16,8 @@ from engine.graph.passes.manager import Pass, PassReport, run
 from engine.graph.passes.opset_upgrade import opset_upgrade
 from engine.graph.passes.quantization import quantization
 from engine.graph.passes.reshapes import reshapes
+from engine.graph.passes.runtime_sizes import runtime_sizes
+from engine.graph.passes.transposed_convolutions import transposed_convolutions
 from engine.graph.passes.transposes import transposes
 
 CANONICAL: tuple[Pass, ...] = (
@@ -22,6 +25,7 @@ CANONICAL: tuple[Pass, ...] = (
     halves,
     standard_attention,
     functions,
+    transposed_convolutions,
     constant_folding,
     identities,
     reshapes,
@@ -47,6 +51,7 @@ __all__ = [
     "Pass",
     "PassReport",
     "attention",
+    "branches",
     "common_subexpressions",
     "constant_folding",
     "dead_code",
@@ -61,6 +66,8 @@ __all__ = [
     "quantization",
     "reshapes",
     "run",
+    "runtime_sizes",
     "standard_attention",
+    "transposed_convolutions",
     "transposes",
 ]

@@ -73,6 +73,13 @@ def channels_last(graph: Graph) -> PassReport:
     return PassReport("channels_last", changes, notes)
 
 
+def constant_shape(value: Value) -> tuple[int, ...] | None:
+    """Shape of a tensor of fixed size."""
+    if value.shape is None or not all(dim.is_constant for dim in value.shape):
+        return None
+    return tuple(dim.value for dim in value.shape)
+
+
 def _has_kernel(node: Node, window: Sequence[int]) -> bool:
     """Whether the dot kernel's K levels (two axes, then dense channels) can walk the window."""
     if node.op == "ConvTranspose":
@@ -233,12 +240,18 @@ class _Layout:
         x, weight, bias = node.inputs[0], node.inputs[1], node.input(2)
         assert x is not None
         assert weight is not None
-        if x.shape is None or x.dtype != np.float32 or weight.data is None:
-            self.notes.append(f"{node.label}: its weights are computed, or it is not float32")
+        filters = constant_shape(weight)
+        if x.shape is None or x.dtype != np.float32 or filters is None:
+            self.notes.append(f"{node.label}: its weights are of no fixed size, or not float32")
             return False
-        if weight.data.ndim != x.rank or not _has_kernel(node, weight.data.shape[2:]):
+        if node.op == "ConvTranspose" and weight.data is None:
+            self.notes.append(f"{node.label}: its weights are computed")
+            return False
+        if len(filters) != x.rank or not _has_kernel(node, filters[2:]):
             self.notes.append(f"{node.label}: the dot kernel has no levels for its window")
             return False
+        if weight.data is None:
+            self._write_down(weight)
         forward, back = self._channel_perms(x)
         inputs: list[Value | None] = [self._in_layout(x, forward), weight]
         attributes: dict[str, object] = {"epilogue": None, "access": []}

@@ -8,6 +8,7 @@ padding: the producer writes into it where it can, else a copy is made, and no k
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.graph.ir import Graph, Node, Value
 from engine.kernels import depthwise
 from engine.kernels.winograd import OUTPUTS
 from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
-from engine.plan.lower.dot import epilogue_of
+from engine.plan.lower.dot import epilogue_of, pack_computed
 from engine.plan.lower.minimal_filtering import may_filter, minimal_filtering
 from engine.plan.lower.pooling import Window, window_of
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
@@ -32,16 +33,23 @@ _CHANNEL_BLOCK = 8
 Halo = tuple[tuple[int, int], ...]
 
 
+def _filter_shape(node: Node) -> tuple[int, ...]:
+    """Shape of the weights, which also computed ones have before a run."""
+    weights = node.inputs[1]
+    if weights is None or weights.shape is None:
+        raise NoKernel("the rank of the weights is not known")
+    if not all(dim.is_constant for dim in weights.shape):
+        raise NoKernel(f"the weights {weights.name} are of no fixed size")
+    return tuple(dim.value for dim in weights.shape)
+
+
 def halo_of(node: Node) -> Halo:
     """Zeros that a convolution may read around its input, per axis (batch and channels: none).
 
     With ``auto_pad`` the padding depends on the size; its largest value is taken.
     """
-    weights = node.inputs[1]
-    assert weights is not None
-    assert weights.data is not None
-    rank = weights.data.ndim - 2
-    kernel = weights.data.shape[2:]
+    kernel = _filter_shape(node)[2:]
+    rank = len(kernel)
     dilations = node.attribute("dilations") or [1] * rank
     if node.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
         spans = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
@@ -89,29 +97,29 @@ class _Geometry:
 
 @lowers("packhorse.Conv")
 def conv(node: Node, low: Lowering) -> None:
-    """Convolution with constant weights, one to three spatial axes."""
+    """Convolution over one to three spatial axes; computed weights are packed per run."""
     source, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert source is not None
     assert weight is not None
     for value in (source, weight, out):
         if value.dtype != np.float32:
             raise NoKernel(f"{value.name} is {value.dtype}; convolution computes float32")
-    if weight.data is None:
-        raise NoKernel(f"the weights {weight.name} are computed")
-    if weight.data.ndim > 5:
-        raise NoKernel(f"{weight.data.ndim - 2} spatial axes; the kernels step through three")
+    filters = _filter_shape(node)
+    if len(filters) > 5:
+        raise NoKernel(f"{len(filters) - 2} spatial axes; the kernels step through three")
     group = int(node.attribute("group", 1))
-    outputs, channels = weight.data.shape[:2]
+    outputs, channels = filters[:2]
     x = _with_halo(low, source, node)
     y = low.write(out, dense=False)
     epilogue, extras = epilogue_of(node, 2)
-    window = window_of(_with_kernel(node, weight.data), x.shape[1:-1], y.shape[1:-1])
+    window = window_of(_with_kernel(node, filters), x.shape[1:-1], y.shape[1:-1])
     start = x.offset
     for axis, before in enumerate(window.before):
         start = start - x.strides[1 + axis] * before
     geometry = _Geometry(replace(x, offset=start), y, window, start)
     tensors = [(access, _extra(low, access, value)) for access, value in extras]
-    if group > 1 and channels == 1 and outputs == group and geometry.spatial <= 2:
+    small = channels == 1 and outputs == group and geometry.spatial <= 2
+    if group > 1 and small and weight.data is not None:
         _depthwise(low, geometry, weight, epilogue, tensors)
     elif may_filter(node):
         _choose(low, geometry, weight, epilogue, tensors)
@@ -148,8 +156,8 @@ def _extra(low: Lowering, access: str, value: Value) -> Tensor:
     return tensor if dense else low.contiguous(tensor)
 
 
-def _with_kernel(node: Node, data: np.ndarray) -> Node:
-    attributes = dict(node.attributes, kernel_shape=list(data.shape[2:]))
+def _with_kernel(node: Node, filters: tuple[int, ...]) -> Node:
+    attributes = dict(node.attributes, kernel_shape=list(filters[2:]))
     return replace(node, attributes=attributes)
 
 
@@ -173,16 +181,12 @@ def _dense(
     epilogue: Expr | None,
     extras: list[tuple[str, Tensor]],
 ) -> None:
-    assert weight.data is not None
-    data = np.asarray(weight.data)
-    outputs, channels, *kernel = data.shape
+    assert weight.shape is not None
+    outputs, channels, *kernel = (dim.value for dim in weight.shape)
     columns = outputs // group
     vectors = panel_vectors(columns, low.target)
     width = vectors * low.target.lanes()
-    # [O, C, kernel...] -> [group, kernel..., C, O / group]: K in the order the kernel walks it.
-    matrices = np.moveaxis(data.reshape(group, columns, channels, *kernel), (1, 2), (-1, -2))
-    packed = pack(matrices.reshape(group, -1, columns), width)
-    b = low.constant(packed, weight.name)
+    b, b_pitch = _packed_filters(low, weight, group, width)
     rows, x_rows, y_rows = _row_axes(g)
     batch: tuple[Dim, ...] = ()
     a_batch: tuple[Dim, ...] = ()
@@ -196,7 +200,7 @@ def _dense(
     if group > 1:
         batch = (*batch, Dim.of(group))
         a_batch, c_batch = (*a_batch, Dim.of(channels)), (*c_batch, Dim.of(columns))
-        b_batch = (*b_batch, Dim.of(packed[0].size))
+        b_batch = (*b_batch, b_pitch)
     operands: list[tuple[str, Axes]] = []
     for access, tensor in extras:
         if access == "tile":
@@ -225,6 +229,26 @@ def _dense(
             extras=operands,
         ),
     )
+
+
+def _packed_filters(low: Lowering, weight: Value, group: int, width: int) -> tuple[Tensor, Dim]:
+    """Panels of the filters of every group, and the elements from one group to the next.
+
+    [O, C, kernel...] becomes [group, kernel..., C, O / group]: K in the order the kernel walks it.
+    """
+    assert weight.shape is not None
+    outputs, channels, *kernel = (dim.value for dim in weight.shape)
+    split = (group, outputs // group, channels, *kernel)
+    axes = (0, *range(3, len(split)), 2, 1)
+    if weight.data is not None:
+        matrices = weight.data.reshape(split).transpose(axes).reshape(group, -1, split[1])
+        packed = pack(matrices, width)
+        return low.constant(packed, weight.name), Dim.of(packed[0].size)
+    shape = (Dim.of(group), Dim.of(channels * math.prod(kernel)), Dim.of(split[1]))
+    filters = low.read_dense(weight).view([Dim.of(n) for n in split]).permute(axes)
+    b, vectors = pack_computed(low, low.contiguous(filters).view(shape))
+    assert vectors * low.target.lanes() == width
+    return b, b.strides[0]
 
 
 def _grouped_column(low: Lowering, tensor: Tensor, group: int, columns: int, width: int) -> Axes:

@@ -161,7 +161,7 @@ def emit_zero_halo(low: Lowering, whole: Tensor, window: Tensor) -> None:
     emit_frame(low, whole, window, 0)
 
 
-def emit_frame(low: Lowering, whole: Tensor, window: Tensor, pattern: int) -> None:
+def emit_frame(low: Lowering, whole: Tensor, window: Tensor, pattern: int | Dim) -> None:
     """Fill everything in dense `whole` outside `window`, and nothing inside.
 
     `pattern` is the 8 bytes that the filling element repeats to. The window must be row-major in

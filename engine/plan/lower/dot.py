@@ -192,7 +192,7 @@ def computed(
         a = _insert(a, 0)
     while b.rank < c.rank:
         b = _insert(b, 0)
-    packed, vectors = _pack(low, b)
+    packed, vectors = pack_computed(low, b)
     axes = [
         (
             c.shape[i],
@@ -228,7 +228,7 @@ def computed(
     )
 
 
-def _pack(low: Lowering, b: Tensor) -> tuple[Tensor, int]:
+def pack_computed(low: Lowering, b: Tensor) -> tuple[Tensor, int]:
     """Panels of a computed B [batch..., K, N]; the result has B's batch axes, then one for data."""
     depth, columns = b.shape[-2:]
     vectors = (

@@ -75,7 +75,7 @@ def is_known(node: Node) -> bool:
         value.dims is not None
         and value.shape is not None
         and value.dtype is not None
-        and value.dtype.kind in "iu"
+        and value.dtype.kind in "iub"
         for value in node.outputs
     )
 

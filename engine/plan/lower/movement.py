@@ -26,11 +26,14 @@ def request_windows(graph: Graph, low: Lowering) -> None:
     symbols = {s for value in outside for dim in value.shape or () for s in dim.symbols}
     readers = graph.consumers()
     kept = {id(value) for value in graph.outputs}
+    made = {id(value) for node in graph.nodes for value in node.outputs}
     for node in graph.nodes:
         if node.key != "Concat" or not all(_sized(v, symbols) for v in _values(node)):
             continue
         for value in node.inputs:
             if value is None or value.data is not None or value.dims is not None:
+                continue
+            if id(value) not in made:
                 continue
             if len(readers[id(value)]) == 1 and id(value) not in kept:
                 low.joined[id(value)] = node

@@ -9,11 +9,10 @@ import numpy as np
 
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, minimum
-from engine.graph.ir import Node
+from engine.graph.ir import OURS, Node
 from engine.kernels import halo
 from engine.kernels.odometer import outer_rank
 from engine.plan.lower.copies import axis_words, emit_copy, emit_frame, merged_axes
-from engine.plan.lower.known import sign
 from engine.plan.lower.operands import checked, constants, integers, shape_of
 from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.tensor import ZERO, Tensor, product
@@ -43,17 +42,22 @@ def _pads(node: Node, rank: int) -> list[_Pads]:
     found = [_Pads(ZERO, ZERO)] * rank
     half = len(pads) // 2
     for axis, before, after in zip(constants(axes, "axes"), pads[:half], pads[half:], strict=True):
-        if sign(before) is None or sign(after) is None:
-            raise NoKernel("the sign of a pad is not known")
         found[axis % rank] = _Pads(before, after)
     return found
 
 
-def _pattern(node: Node) -> int:
-    """The padding element repeated to a word of 8 bytes."""
+def _pattern(node: Node) -> int | Dim:
+    """The padding element repeated to a word of 8 bytes.
+
+    For ``packhorse.Pad``, input 2 is that word.
+    """
     source = node.inputs[0]
     assert source is not None
     value = node.input(2)
+    if node.domain == OURS:
+        word = integers(node, 2, "value")
+        assert word is not None
+        return word[0]
     if value is None:
         element = np.asarray(node.attribute("value", 0.0)).astype(source.dtype)
     elif value.data is not None:
@@ -63,7 +67,7 @@ def _pattern(node: Node) -> int:
     return repeated_bytes(element.reshape(-1)[:1])
 
 
-@lowers("Pad")
+@lowers("Pad", f"{OURS}.Pad")
 def lower_pad(node: Node, low: Lowering) -> None:
     """Constant borders, or borders that repeat what lies inside."""
     checked(node)
@@ -72,9 +76,6 @@ def lower_pad(node: Node, low: Lowering) -> None:
     mode = str(node.attribute("mode", "constant"))
     if mode not in _MODES:
         raise NoKernel(f"mode {mode}")
-    negative = any(sign(n) == -1 for pad in pads for n in (pad.before, pad.after))
-    if mode != "constant" and negative:
-        raise NoKernel(f"negative pads in mode {mode}")
     pattern = _pattern(node) if mode == "constant" else 0
     source, whole = low.read(node.inputs[0]), low.write(node.outputs[0])
     window = whole
@@ -83,6 +84,7 @@ def lower_pad(node: Node, low: Lowering) -> None:
         length = source.shape[axis] + cut + cut_end
         source = source.window(axis, -cut, length)
         window = window.window(axis, pad.before - cut, length)
+        pads[axis] = _Pads(pad.before - cut, pad.after - cut_end)
     emit_copy(low, source, window)
     if mode == "constant":
         emit_frame(low, whole, window, pattern)

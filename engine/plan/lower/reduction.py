@@ -206,6 +206,8 @@ def reduced_axes(node: Node) -> tuple[int, ...]:
             axes = [int(a) for a in given.data.ravel()]
         elif given.dims is not None and all(d.is_constant for d in given.dims):
             axes = [d.value for d in given.dims]
+        elif given.shape == (ZERO,):
+            axes = []
         else:
             raise NoKernel("the input axes is not known before the run")
     elif node.attribute("axes") is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, ceildiv, maximum
-from engine.graph.ir import Node
+from engine.graph.ir import OURS, Node
 from engine.kernels import resize
 from engine.plan.lower.copies import emit_copy
 from engine.plan.lower.known import known_dims
@@ -33,17 +34,20 @@ _REACH: Final = {"linear": 1, "cubic": 2}
 
 @dataclass(frozen=True)
 class _Axis:
-    """A resized axis; scale 0 stands for the ratio of the sizes."""
+    """A resized axis; scale 0 stands for the ratio of the sizes.
+
+    A dim is the bits of a number that only a run tells.
+    """
 
     axis: int
     size: Dim
     out: Dim
-    scale: float
-    roi: tuple[float, float]
+    scale: float | Dim
+    roi: tuple[float | Dim, float | Dim]
 
     def factor(self) -> int | None:
         """The whole number that the axis is enlarged by, None for any other scale."""
-        if self.size == ZERO:
+        if self.size == ZERO or isinstance(self.scale, Dim):
             return None
         if self.scale:
             factor = Dim.of(int(self.scale))
@@ -85,10 +89,12 @@ class _Resize:
         return "half_pixel" in self.coordinates and self.nearest.startswith("round")
 
 
-def _floats(node: Node, index: int, name: str) -> list[float] | None:
+def _floats(node: Node, index: int, name: str) -> Sequence[float | Dim] | None:
     value = node.input(index)
     if value is None or value.shape == (ZERO,):
         return None
+    if value.data is None and value.dims is not None:
+        return value.dims
     if value.data is None:
         raise NoKernel(f"input {value.name} ({name}) is known only at run time")
     return [float(number) for number in value.data.reshape(-1)] or None
@@ -97,7 +103,7 @@ def _floats(node: Node, index: int, name: str) -> list[float] | None:
 def _request(node: Node) -> _Resize:
     checked_types(node)
     size, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    modern = node.op == "Resize" and node.version >= 11
+    modern = node.op == "Resize" and (node.domain == OURS or node.version >= 11)
     scales = _floats(node, 2 if modern else 1, "scales")
     if scales is None and not modern:
         listed = node.attribute("scales")
@@ -123,8 +129,12 @@ def _request(node: Node) -> _Resize:
     found: list[_Axis] = []
     for position, axis in enumerate(axes):
         scale = scales[position] if scales is not None else 0.0
-        window = (roi[position], roi[position + len(axes)]) if roi else (0.0, 1.0)
-        same = scale == 1.0 or (scale == 0.0 and size[axis] == out[axis])
+        window: tuple[float | Dim, float | Dim] = (0.0, 1.0)
+        if roi:
+            window = (roi[position], roi[position + len(axes)])
+        same = not isinstance(scale, Dim) and (
+            scale == 1.0 or (scale == 0.0 and size[axis] == out[axis])
+        )
         if not same or window != (0.0, 1.0):
             found.append(_Axis(axis, size[axis], out[axis], scale, window))
     return _Resize(
@@ -163,9 +173,12 @@ def _uniform_scale(node: Node, policy: str, size: list[Dim]) -> float:
     return float(min(ratios) if policy == "not_larger" else max(ratios))
 
 
-@lowers("Resize", "Upsample")
+@lowers("Resize", "Upsample", f"{OURS}.Resize")
 def lower_resize(node: Node, low: Lowering) -> None:
-    """Nearest, linear and cubic resampling of any axes, in any coordinate mode."""
+    """Nearest, linear and cubic resampling of any axes, in any coordinate mode.
+
+    ``packhorse.Resize`` always has sizes; its scales and roi may be the bits of doubles.
+    """
     request = _request(node)
     source = low.read(node.inputs[0])
     if not request.axes:
@@ -242,9 +255,10 @@ def _taps(request: _Resize, axis: _Axis) -> Dim:
     reach = _REACH[request.mode]
     if not request.antialias:
         return Dim.of(2 * reach)
-    if axis.scale:
+    if not isinstance(axis.scale, Dim) and axis.scale:
         return Dim.of(2 * math.ceil(reach / min(float(np.float32(axis.scale)), 1.0)))
-    return maximum(ceildiv(axis.size * reach, axis.out), reach) * 2
+    # A scale known only to a run is at least this ratio, which is rounded down.
+    return maximum(ceildiv(axis.size * reach, maximum(axis.out, 1)), reach) * 2
 
 
 def _emit_nearest(low: Lowering, request: _Resize, source: Tensor, result: Tensor) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from engine.graph.dims import Dim, maximum, select_stride
-from engine.graph.ir import Node, Value
+from engine.graph.ir import OURS, Node, Value
 from engine.plan.lower.copies import emit_copy
 from engine.plan.lower.known import clamp, sign
 from engine.plan.lower.operands import axis_of, checked, constants, integers, shape_of
@@ -148,6 +148,24 @@ def lower_slice(node: Node, low: Lowering) -> None:
     for axis, first, step in windows:
         tensor = tensor.window(axis, first, lengths[axis], step)
     give(low, node.outputs[0], tensor)
+
+
+@lowers(f"{OURS}.Window")
+def lower_window(node: Node, low: Lowering) -> None:
+    """Slice by starts, steps and lengths that are measured before the run."""
+    checked(node)
+    numbers = integers(node, 1, "numbers")
+    assert numbers is not None
+    axes = node.attribute("axes")
+    tensor = low.read(node.inputs[0])
+    shape, strides, offset = list(tensor.shape), list(tensor.strides), tensor.offset
+    count = len(axes)
+    for place, axis in enumerate(axes):
+        start, step, length = (numbers[place + part * count] for part in range(3))
+        offset = offset + strides[axis] * start
+        shape[axis], strides[axis] = length, strides[axis] * step
+    window = replace(tensor, shape=tuple(shape), strides=tuple(strides), offset=offset, halo=())
+    give(low, node.outputs[0], window)
 
 
 @lowers("Expand")

@@ -417,10 +417,16 @@ def test_resize_by_computed_sizes() -> None:
     [
         ("a = Sub(s, k) y = Div(a, k)", None),  # rounds towards zero, where a dim rounds down
         ("a = Add(s, k) y = Div(a, k)", ["(N//4) + 1", "2"]),
-        ("c = Equal(s, k) y = Where(c, k, k2)", None),
+        (
+            "c = Equal(s, k) y = Where(c, k, k2)",
+            ["3*minimum(1, maximum(-N + 4, N - 4)) + 4", "4"],
+        ),
         ("n = Neg(k) c = Equal(s, n) y = Where(c, k, s)", ["N", "4"]),
         ("a = Add(s, k) c = Less(s, a) y = Where(c, s, k)", ["N", "4"]),
-        ("c = Less(s, k) y = Where(c, s, k)", None),
+        (
+            "c = Less(s, k) y = Where(c, s, k)",
+            ["N*minimum(1, maximum(0, -N + 4)) - 4*minimum(1, maximum(0, -N + 4)) + 4", "4"],
+        ),
         ("y = Abs(s)", ["N", "4"]),
         ("a = Sub(s, k) y = Abs(a)", None),
         ("f = Cast<to=1>(s) g = Sqrt(f) y = Cast<to=7>(g)", None),
