@@ -24,8 +24,8 @@ def verify(graph: Graph) -> None:
     - A node output names the node as producer and has no data; inputs and constants have no
       producer. Every value has one definition.
     - Names are unique in the graph and its subgraphs; only unused outputs have none.
-    - Data agrees with data type and shape; `dims` belongs to integer and boolean tensors of rank 0 or 1 and
-      has as many elements as they.
+    - Data agrees with data type and shape; `dims` belongs to integer and boolean tensors of rank 0
+      or 1 and has as many elements as they.
     - Graph outputs are defined. A capture is read inside and available outside.
     """
     _verify_graph(graph, frozenset(), {})

@@ -3,8 +3,9 @@
 Ready nodes are lowered into the open native segment for as long as any can be; only when nothing
 but fallback nodes is ready does the segment close and do those run. A model with native operators
 alone is one segment. Sizes that depend on data are measured before the segment that needs them:
-what they are measured of must have left the open segment by then. Values whose elements are dim expressions (`Value.dims`) belong to no segment:
-they follow from the sizes and are written out only where a kernel or a fallback reads them.
+what they are measured of must have left the open segment by then. Values whose elements are dim
+expressions (`Value.dims`) belong to no segment: they follow from the sizes and are written out only
+where a kernel or a fallback reads them.
 """
 
 from __future__ import annotations

@@ -291,10 +291,9 @@ def _pad(state: _Pass, node: Node) -> None:
         count = 2 * len(x.shape)
         inputs[1] = state.sizes(node, "pads", [x, pads, axes], count, list(range(count)))
         inputs[3:] = []
-    if value is not None and value.data is None and value.dtype is not None:
-        if _is_small(value) and length(value) == 1:
-            inputs[2] = state.sizes(node, "pattern", [value], 1, [0])
-            domain = OURS
+    if value is not None and value.data is None and _is_small(value) and length(value) == 1:
+        inputs[2] = state.sizes(node, "pattern", [value], 1, [0])
+        domain = OURS
     if any(a is not b for a, b in zip(inputs, node.inputs, strict=False)):
         state.rewriter.substitute(node, Node("Pad", inputs, [], attributes, domain, node.version))
 
@@ -359,7 +358,10 @@ def _reduce(state: _Pass, node: Node) -> None:
     # How many axes there are matters only where they go.
     if str(axes.dtype) != "int64" or not (keep or is_unknown(axes)) or axes.shape == (Dim.of(0),):
         return
-    options = {"keepdims": int(keep), "noop": int(node.attribute("noop_with_empty_axes", 0))}
+    options: dict[str, Any] = {
+        "keepdims": int(keep),
+        "noop": int(node.attribute("noop_with_empty_axes", 0)),
+    }
     pairs = state.sizes(node, "reduce", [x, axes], 2 * rank, **options)
     final = state.sizes(node, "kept", [x, axes], rank - (0 if keep else length(axes)), **options)
     split, reduced = (state.rewriter.value(f"{node.label}_{n}") for n in ("pairs", "reduced"))

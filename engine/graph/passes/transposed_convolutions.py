@@ -142,7 +142,7 @@ def _filters(rewriter: Rewriter, node: Node, weight: Value, group: int) -> Value
     final = [group * outputs, inputs // group, *kernel]
     spatial = list(range(3, len(split)))
     if weight.data is not None:
-        data = np.flip(weight.data.reshape(split), spatial).transpose(order).reshape(final)
+        data = np.flip(weight.data.reshape(split), tuple(spatial)).transpose(order).reshape(final)
         return rewriter.constant(f"{weight.name}_reversed", np.ascontiguousarray(data))
     groups, back, turned, done = (rewriter.value(f"{node.label}_w{n}") for n in range(4))
     count = len(spatial)

@@ -1,7 +1,8 @@
 """Lowering of If whose condition follows from sizes: both branches in one program.
 
 The calls of a branch have work items only for the sizes that take it, so that binding decides and
-a run skips the other branch without a decision of its own. Each branch writes the outputs of the If.
+a run skips the other branch without a decision of its own. Each branch writes the outputs of the
+If.
 """
 
 from __future__ import annotations
