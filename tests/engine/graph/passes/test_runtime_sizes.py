@@ -46,10 +46,12 @@ SHAPES = st.tuples(*[st.integers(1, 5)] * 3)
 def test_slice(shape: tuple[int, ...], data: st.DataObject) -> None:
     near, far = st.integers(-9, 9), st.sampled_from([2**63 - 1, -(2**63)])
     axes = data.draw(st.permutations([0, -1]))
-    # onnxruntime takes the largest end of a negative step for the smallest.
+    # Going back, onnxruntime and numpy differ on starts before the first element and on ends
+    # beyond the last.
     steps = data.draw(st.sampled_from([(1, 2), (2, 1), (-1, -3), (-2, 1)]))
-    bound = near | far if min(steps) > 0 else near
-    arrays = {f"p{i}": ints(data.draw(bound), data.draw(bound)) for i in range(2)}
+    back = min(steps) < 0
+    bounds = (st.integers(-1, 9), st.integers(-9, 0)) if back else (near | far, near | far)
+    arrays = {f"p{i}": ints(*data.draw(st.tuples(b, b))) for i, b in enumerate(bounds)}
     model = single("Slice", 3, (2, 2, 2, 2))
     model.check(x=normal(*shape), **arrays, p2=ints(*axes), p3=ints(*steps))
 
