@@ -48,6 +48,11 @@ def integers(*shape: int | str, high: int | str = 40, low: int = 0, dtype: Any =
     return Input(shape, draw)
 
 
+def given(array: Array) -> Input:
+    """An input that has always the same values."""
+    return Input(array.shape, lambda rng, s, _: array)
+
+
 def booleans(*shape: int | str) -> Input:
     return Input(shape, lambda rng, s, _: rng.random(s) < 0.5)
 
@@ -114,6 +119,11 @@ def _weights(*shape: int, seed: int = 5) -> Array:
 
 def _ints(*values: int) -> Array:
     return np.array(values, np.int64)
+
+
+def _branch(name: str, op: str) -> onnx.GraphProto:
+    node = helper.make_node(op, ["x"], [name])
+    return helper.make_graph([node], name, [], [helper.make_empty_tensor_value_info(name)])
 
 
 X: Final = {"x": normal("n", "w", 5)}
@@ -343,6 +353,44 @@ EXAMPLES |= {
         ],
         PAIR,
     ),
+    "If": Example(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "one"], ["width"]),
+            helper.make_node("Greater", ["width", "four"], ["wide"]),
+            helper.make_node(
+                "If",
+                ["wide"],
+                ["y"],
+                then_branch=_branch("t", "Tanh"),
+                else_branch=_branch("e", "Neg"),
+            ),
+        ],
+        X,
+        {"one": np.array(1), "four": np.array(4)},
+    ),
+    "packhorse.Pad": one(
+        "Pad",
+        {**X, "value": given(np.array([2.5], np.float32))},
+        "x",
+        "pads",
+        "value",
+        constants={"pads": _ints(0, 1, 2, 0, 0, 1)},
+    ),
+    "packhorse.Resize": one(
+        "Resize",
+        {**IMAGE, "scales": given(np.array([1, 1, 2, 1.5], np.float32))},
+        "x",
+        "",
+        "scales",
+        mode="linear",
+        zero=("n",),
+    ),
+    "packhorse.Window": one(
+        "Slice",
+        {**X, "starts": given(_ints(1, 3)), "ends": given(_ints(99, 0))},
+        constants={"axes": _ints(1, 2), "steps": _ints(1, -2)},
+    ),
     "packhorse.MatMul": Example(
         [
             helper.make_node("MatMul", ["a", "m"], ["p"]),
@@ -355,6 +403,7 @@ EXAMPLES |= {
 }
 
 UNREACHED: Final = {
+    "packhorse.Assume": "follows an If of branches of different rank; test_branch has one",
     "packhorse.GlobalLpPool": "no pass makes it; tests of pooling lower it directly",
     "packhorse.Silu": "fused before it is lowered; tests of element-wise operators lower it",
 }
