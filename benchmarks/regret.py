@@ -2,7 +2,8 @@
 
 For every shape of a grid, each candidate is forced in turn and timed beside the others; regret is
 how much longer the one that the engine chooses takes than the best of them. Candidates are what
-the arithmetic plan chooses between for a 3x3 convolution: minimal filtering and the direct sum.
+the arithmetic plan chooses between for a 3x3 convolution (minimal filtering and the direct sum),
+and the schedules of matrix products (rows per work item, work items per thread).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,17 @@ from rich.status import Status
 import engine
 from benchmarks import options, tables
 from benchmarks.provenance import Provenance, collect
+from engine.codegen.target import select
 from engine.plan.lower import convolution, minimal_filtering
 from engine.plan.tensor import ONE
+from engine.tuner import ITEMS_PER_THREAD, ROW_BLOCKS, least_times, product_model
+from engine.tuning import Tuning, read_tuning
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 SIDES = (7, 10, 14, 20, 28, 56, 112, 224)
 LARGEST_FLOPS = 4e9
+ROWS = (1, 8, 32, 128, 512, 2048)
+DEPTHS_AND_COLUMNS = ((384, 384), (768, 768), (768, 3072), (3072, 768), (64, 256), (512, 128))
 BLOCK_SECONDS = 0.02
 
 
@@ -75,7 +81,8 @@ def model(shape: Shape) -> bytes:
         ],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    return made.SerializeToString()
+    data: bytes = made.SerializeToString()
+    return data
 
 
 @contextmanager
@@ -107,11 +114,27 @@ class RegretRow(BaseModel):
         return own / min(self.filtered, self.direct) - 1
 
 
+class ScheduleRow(BaseModel):
+    """One product: least seconds of every schedule, and which one the engine takes."""
+
+    rows: int
+    depth: int
+    columns: int
+    seconds: dict[str, float]
+    chosen: str
+
+    @property
+    def regret(self) -> float:
+        """How much longer the choice takes than the best, as a share."""
+        return self.seconds[self.chosen] / min(self.seconds.values()) - 1
+
+
 class RegretReport(BaseModel):
     """Everything measured."""
 
     provenance: Provenance
     rows: list[RegretRow]
+    schedules: list[ScheduleRow]
 
 
 def chosen(session: engine.Session, shape: Shape) -> str:
@@ -177,6 +200,66 @@ def show(out: Console, rows: Sequence[RegretRow]) -> None:
     )
 
 
+def schedules(own: Tuning) -> dict[str, Tuning]:
+    """Every schedule that `packhorse tune` chooses between, and the one in use."""
+    tried = [
+        replace(own, row_block=rows, items_per_thread=items)
+        for rows in ROW_BLOCKS
+        for items in ITEMS_PER_THREAD
+    ]
+    return {f"{each.row_block}/{each.items_per_thread}": each for each in [*tried, own]}
+
+
+def measure_products(
+    depth: int, columns: int, threads: int, rounds: int, cache: Path
+) -> list[ScheduleRow]:
+    """Time every schedule by turns, at several numbers of rows."""
+    own = read_tuning(select(None).name)
+    data = product_model(1, depth, columns)
+    sessions = {
+        name: engine.load(data, threads, cache_dir=cache, tuning=tuning)
+        for name, tuning in schedules(own).items()
+    }
+    found = []
+    for rows in ROWS:
+        x = np.random.default_rng(rows).standard_normal((rows, depth)).astype(np.float32)
+        times = least_times(list(sessions.values()), {"x": x}, 4 * rounds)
+        found.append(
+            ScheduleRow(
+                rows=rows,
+                depth=depth,
+                columns=columns,
+                seconds=dict(zip(sessions, times, strict=True)),
+                chosen=f"{own.row_block}/{own.items_per_thread}",
+            )
+        )
+    return found
+
+
+def show_schedules(out: Console, rows: Sequence[ScheduleRow]) -> None:
+    """Print the worst choices, then the mean."""
+    table = tables.grid(
+        "Products, worst schedules first (rows per item / items per thread)",
+        *("rows", "depth", "columns", "chosen", "time", "best", "time", "regret"),
+        left=0,
+    )
+    for row in sorted(rows, key=lambda row: -row.regret)[:15]:
+        best = min(row.seconds, key=row.seconds.__getitem__)
+        table.add_row(
+            *map(str, (row.rows, row.depth, row.columns, row.chosen)),
+            tables.duration(row.seconds[row.chosen]),
+            best,
+            tables.duration(row.seconds[best]),
+            f"{100 * row.regret:.1f} %",
+        )
+    out.print(table)
+    regrets = [row.regret for row in rows]
+    out.print(
+        f"{len(rows)} products: mean regret {100 * float(np.mean(regrets)):.1f} %, "
+        f"worst {100 * max(regrets):.1f} %"
+    )
+
+
 def main(
     threads: Annotated[int, typer.Option(min=1)] = 1,
     rounds: options.Rounds = 5,
@@ -194,8 +277,13 @@ def main(
         for number, shape in enumerate(shapes):
             status.update(f"{number} of {len(shapes)}: {shape}")
             rows.append(measure(shape, threads, rounds, cache / "code"))
+        products = []
+        for depth, columns in DEPTHS_AND_COLUMNS[:: 3 if quick else 1]:
+            status.update(f"product of depth {depth}, {columns} columns")
+            products += measure_products(depth, columns, threads, rounds, cache / "code")
     show(out, rows)
-    report = RegretReport(provenance=provenance, rows=rows)
+    show_schedules(out, products)
+    report = RegretReport(provenance=provenance, rows=rows, schedules=products)
     options.write_text(json_file, report.model_dump_json(indent=1))
 
 

@@ -22,6 +22,7 @@ from engine.optimise import optimise
 from engine.plan.explain import Record, explain
 from engine.plan.interpreted import Control, Fallback, every
 from engine.plan.measure import Measure, Requirement
+from engine.plan.options import PLAIN, PlanOptions
 from engine.plan.packing import Known, Pieces, learning, reusing
 from engine.plan.prepared import Prepared
 from engine.plan.segments import Plan, Segment, plan, seal
@@ -46,14 +47,14 @@ def prepare(
     target: Target,
     threads: int,
     report: Callable[[str], None],
-    winograd: bool = True,
+    options: PlanOptions = PLAIN,
 ) -> Prepared:
     """Read, optimise, plan and pack a model; `report` is told when planning begins.
 
     Raises ModelError for a model that cannot be run, EngineError where memory does not suffice.
     """
     try:
-        return _packed(_planned(source, target, threads, report, winograd, {}))
+        return _packed(_planned(source, target, threads, report, options, {}))
     except MemoryError as error:
         raise EngineError(f"{source!s:.200}: not enough memory for the weights") from error
 
@@ -62,7 +63,7 @@ def prepare_again(
     source: str | Path | bytes,
     target: Target,
     threads: int,
-    winograd: bool,
+    options: PlanOptions,
     replaced: Mapping[str, AnyArray],
     known: Known,
 ) -> tuple[Prepared, Pieces]:
@@ -72,20 +73,20 @@ def prepare_again(
     that do not fit.
     """
     with reusing(known):
-        made = _planned(source, target, threads, lambda _: None, winograd, replaced)
+        made = _planned(source, target, threads, lambda _: None, options, replaced)
     pieces, _ = pieces_of(made.plan.weights)
     return _packed(made), pieces
 
 
 def packed_pieces(
-    source: str | Path | bytes, target: Target, threads: int, winograd: bool
+    source: str | Path | bytes, target: Target, threads: int, options: PlanOptions
 ) -> tuple[Pieces, int]:
     """Where packed bytes lie in the memory of a model that was prepared, and the bytes it takes.
 
     Planning is deterministic; this plans once more and packs nothing.
     """
     with learning():
-        made = _planned(source, target, threads, lambda _: None, winograd, {})
+        made = _planned(source, target, threads, lambda _: None, options, {})
     return pieces_of(made.plan.weights)
 
 
@@ -121,7 +122,7 @@ def _planned(
     target: Target,
     threads: int,
     report: Callable[[str], None],
-    winograd: bool,
+    options: PlanOptions,
     replaced: Mapping[str, AnyArray],
 ) -> _Planned:
     graph = read(source)
@@ -134,7 +135,7 @@ def _planned(
     guards = infer(graph)
     report("planning")
     return _Planned(
-        name, graph, guards, reports, axis, record, plan(graph, target, threads, winograd)
+        name, graph, guards, reports, axis, record, plan(graph, target, threads, options)
     )
 
 

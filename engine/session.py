@@ -21,12 +21,14 @@ from engine.errors import EngineError, InputError, ModelError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
 from engine.plan.binding import BIND
+from engine.plan.options import PlanOptions
 from engine.plan.prepared import Prepared
 from engine.plan.store import PlanStore, renamed
 from engine.plan.weights import WeightMemory
 from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
+from engine.tuning import Tuning, read_tuning
 from engine.update import Original, identity
 
 Report = Callable[[Progress], None]
@@ -304,6 +306,7 @@ def load(
     cache_dir: str | Path | None = None,
     progress: Report | None = None,
     winograd: bool = True,
+    tuning: Tuning | None = None,
 ) -> Session:
     """Load an ONNX model from a file or its bytes.
 
@@ -311,8 +314,9 @@ def load(
     `isa` masks CPU features (``baseline``, ``avx2``, ``avx512``; None: the strongest here),
     `cache_dir` keeps compiled code and prepared models (None: ``PACKHORSE_CACHE_DIR``, else the
     user's cache folder), `progress` is called as loading proceeds, `winograd` admits minimal
-    filtering for 3x3 convolutions, which rounds differently. Raises ModelError for a model that
-    cannot be run and CompileError where code cannot be generated.
+    filtering for 3x3 convolutions, which rounds differently, `tuning` holds the constants of
+    schedules (None: what ``packhorse tune`` measured here, else the defaults). Raises ModelError
+    for a model that cannot be run and CompileError where code cannot be generated.
     """
 
     def report(stage: str, done: int = 0, total: int = 1) -> None:
@@ -320,10 +324,12 @@ def load(
             progress(Progress(stage, done, total))
 
     report("reading")
-    pool = Pool.of(isa, Path(cache_dir) if cache_dir is not None else None)
+    folder = Path(cache_dir) if cache_dir is not None else None
+    pool = Pool.of(isa, folder)
     compiler, count = pool.compiler, usable(threads)
+    options = PlanOptions(winograd, tuning or read_tuning(compiler.target.name, folder))
     found = identity(source)
-    key = pool.plans.key(source, compiler.target, count, winograd)
+    key = pool.plans.key(source, compiler.target, count, options)
     prepared = pool.plans.get(key) if key is not None else None
     if prepared is None:
         # Reading and planning are large imports, which a model from the store does without.
@@ -333,7 +339,7 @@ def load(
         starting = threading.Thread(target=pool.start)
         starting.start()
         try:
-            prepared = prepare(source, compiler.target, count, report, winograd)
+            prepared = prepare(source, compiler.target, count, report, options)
         finally:
             starting.join()
         if key is not None:
@@ -346,7 +352,7 @@ def load(
     _link(prepared, compiler, lambda done, total: report("compiling", done, total))
     if prepared.external:
         found = identity(source, prepared.external)
-    original = Original(source, compiler.target, count, winograd, prepared.external, found)
+    original = Original(source, compiler.target, count, options, prepared.external, found)
     session = Session(prepared, pool, pool.gang(count), original)
     compiler.release()
     report("ready", 1, 1)

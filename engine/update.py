@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.codegen.target import Target
 from engine.errors import InputError, ModelError
+from engine.plan.options import PlanOptions
 from engine.plan.packing import Known, Pieces
 from engine.plan.prepared import Prepared
 from engine.plan.weights import WeightMemory
@@ -36,7 +37,7 @@ class Original:
     source: str | Path | bytes
     target: Target
     threads: int
-    winograd: bool
+    options: PlanOptions
     files: tuple[str, ...]
     identity: tuple[int, ...]
     replaced: dict[str, Array] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class Original:
         from engine.preparation import packed_pieces, prepare_again
 
         self._check_identity()
-        setting = (self.source, self.target, self.threads, self.winograd)
+        setting = (self.source, self.target, self.threads, self.options)
         if self.pieces is None:
             pieces, size = packed_pieces(*setting)
             self.pieces = pieces if size == memory.size else {}

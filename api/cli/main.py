@@ -17,6 +17,7 @@ from api.cli.explain import explain
 from api.cli.fleet import app as fleet
 from api.cli.run import run
 from api.cli.serve import serve
+from api.cli.tune import tune
 from api.cli.verify import verify
 from api.settings import SettingsError
 from cluster.errors import ClusterError
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, run, check, explain, verify, bench, build):
+for command in (serve, run, check, explain, verify, bench, build, tune):
     app.command()(command)
 app.add_typer(cache)
 app.add_typer(fleet)

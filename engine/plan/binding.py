@@ -20,14 +20,12 @@ from engine.graph.ir import Value
 from engine.plan.dim_code import DimCode
 from engine.runtime.layout import Bind, BindStatus, Op
 from engine.runtime.memory import address, words
+from engine.tuning import Tuning
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
 BIND: Final = KernelSpec.of("bind")
 """The kernel that binds every program."""
-
-_INLINE_NS: Final = 20_000
-"""Programs estimated below this run on the calling thread."""
 
 _ENTRY: Final = ctypes.CFUNCTYPE(
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
@@ -82,7 +80,8 @@ class Sealed:
     and scratch of every call; the sizes of the arena's buffers; the shapes of the outputs, of
     `ranks` axes each. Words at `arena_at` grow by the offset of the buffer in `arena_of`.
     `lifetimes` has shape [buffers, 2]: the first and last call that touch each. `needs` counts the
-    leading calls that each call must wait for. `choices` tells `explain`, by the label of a node,
+    leading calls that each call must wait for. A program estimated below `inline_ns` runs on the
+    calling thread. `choices` tells `explain`, by the label of a node,
     between which candidates its lowering chose: name, cost in ns, note.
     """
 
@@ -98,6 +97,7 @@ class Sealed:
     lifetimes: Words
     needs: Words
     ranks: tuple[int, ...]
+    inline_ns: int = Tuning.inline_ns
     choices: tuple[tuple[str, tuple[tuple[str, Dim, str], ...]], ...] = ()
 
     @property
@@ -185,7 +185,7 @@ class Sealed:
                 self._refuse(given, status)
             arena, estimate = int(block[Bind.ARENA // 8]), int(block[Bind.ESTIMATE // 8])
             shapes = self._values[self._shapes_at :].tolist()
-        inline = threads == 1 or estimate < _INLINE_NS
+        inline = threads == 1 or estimate < self.inline_ns
         outputs = _shapes(shapes, self.ranks)
         return Bound(operations, parameters, count, arena, outputs, inline, estimate)
 

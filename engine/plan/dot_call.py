@@ -17,9 +17,6 @@ from engine.kernels import dot
 from engine.plan.lowering import Lowering
 from engine.plan.tensor import ONE, ZERO, Tensor, product
 
-_ROW_BLOCK: Final = 96
-"""Rows per work item: enough that a panel read from the last-level cache is used many times."""
-
 _DEPTH_BLOCK: Final = 1024
 """Steps of K per pass over a row block: a slice of A (rows x steps) and of the panel then share the
 second-level cache."""
@@ -31,9 +28,6 @@ a copied element serves as many multiply-adds as there are columns."""
 _ALIASING: Final = 4096
 """Bytes between lines that fall into one set of the first-level cache: rows that lie a multiple of
 this apart push each other out."""
-
-_ITEMS_PER_THREAD: Final = 8
-"""Work items per thread to aim at, so that shares come out even."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +100,10 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
     m = product(rows)
     panels = maximum(ceildiv(call.columns, width), 1)
     batches = product(call.batch)
-    m_items = maximum(ceildiv(m, _ROW_BLOCK), 1)
+    m_items = maximum(ceildiv(m, low.tuning.row_block), 1)
     m_block = maximum(ceildiv(ceildiv(m, m_items), height) * height, height)
     m_items = ceildiv(m, m_block)
-    wanted = _ITEMS_PER_THREAD * low.threads
+    wanted = low.tuning.items_per_thread * low.threads
     n_block = maximum(minimum(batches * m_items * panels // wanted, panels), 1)
     n_items = ceildiv(panels, n_block)
     depth = call.depth
@@ -211,7 +205,7 @@ def _depth_block(depth: Depth) -> Dim:
 
 def _flops_per_ns(low: Lowering) -> int:
     """Rough speed of a core, to weigh work items against each other and against waking threads."""
-    return 8 * low.target.lanes()
+    return max(1, low.tuning.lane_flops_per_us * low.target.lanes() // 1000)
 
 
 def _merge_rows(call: DotCall) -> tuple[tuple[Dim, ...], list[Axes]]:

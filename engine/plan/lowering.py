@@ -23,6 +23,7 @@ from engine.graph.ir import Node, Value
 from engine.plan.packing import Origin
 from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor, product, row_major
 from engine.runtime.memory import address
+from engine.tuning import DEFAULT, Tuning
 
 
 class NoKernel(Exception):  # noqa: N818 - a verdict that planning catches, not an error of the user
@@ -94,6 +95,7 @@ class Lowering:
     dense: dict[int, Tensor] = field(default_factory=dict)
     joined: dict[int, Node] = field(default_factory=dict)
     threads: int = 1
+    tuning: Tuning = DEFAULT
     spare: Spare = field(default_factory=Spare)
     choices: list[tuple[str, tuple[Candidate, ...]]] = field(default_factory=list)
     symbols: set[str] = field(default_factory=set)

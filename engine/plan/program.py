@@ -20,6 +20,7 @@ from engine.plan.binding import Sealed, Step
 from engine.plan.dim_code import encode
 from engine.plan.lowering import Call, Candidate
 from engine.plan.tensor import Buffer, Space, Tensor
+from engine.tuning import Tuning
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -38,6 +39,7 @@ class Program:
     outputs: list[Value]
     buffers: list[Buffer]
     choices: list[tuple[str, tuple[Candidate, ...]]] = field(default_factory=list)
+    inline_ns: int = Tuning.inline_ns
 
     def specs(self) -> list[KernelSpec]:
         """Kernels that the program calls."""
@@ -91,6 +93,7 @@ class Program:
             lifetimes=np.array(lifetimes, np.int64).reshape(-1, 2),
             needs=np.array(needs, np.int64),
             ranks=tuple(len(value.shape or ()) for value in self.outputs),
+            inline_ns=self.inline_ns,
             choices=tuple(
                 (label, tuple((each.name, each.cost, each.note) for each in candidates))
                 for label, candidates in self.choices

@@ -24,9 +24,11 @@ from engine.plan.lower.convolution import request_halos
 from engine.plan.lower.movement import request_windows
 from engine.plan.lowering import Lowering, NoKernel, Spare, check_symbols, copy, lowering_of
 from engine.plan.measure import Measure, is_measure, measured_inputs
+from engine.plan.options import PLAIN, PlanOptions
 from engine.plan.program import Program
 from engine.plan.tensor import ZERO, Buffer, Space, Tensor, product, row_major
 from engine.runtime.reference import ReferenceKernel
+from engine.tuning import Tuning
 
 Segment = Program | Fallback | Control | Measure
 Runnable = Sealed | Fallback | Control | Measure
@@ -83,6 +85,7 @@ class Planner:
         threads: int,
         weights: list[Buffer],
         spare: Spare,
+        tuning: Tuning,
         symbols: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = graph
@@ -90,6 +93,7 @@ class Planner:
         self.threads = threads
         self.weights = weights
         self.spare = spare
+        self.tuning = tuning
         self.segments: list[Segment] = []
         self.reasons: dict[int, str] = {}
         outside = (*graph.inputs, *graph.captures)
@@ -118,6 +122,7 @@ class Planner:
             self.target,
             weights=self.weights,
             threads=self.threads,
+            tuning=self.tuning,
             spare=self.spare,
             symbols=self.symbols,
         )
@@ -227,6 +232,7 @@ class Planner:
                     self.threads,
                     self.weights,
                     self.spare,
+                    self.tuning,
                     frozenset(self.symbols),
                 )
                 bodies[name] = (graph, inner.plan())
@@ -241,7 +247,10 @@ class Planner:
         for index, value in enumerate(outputs):
             _export(low, value, index)
         if low.calls:
-            program = Program(low.calls, opened.inputs, outputs, low.buffers, low.choices)
+            inline_ns = self.tuning.inline_ns
+            program = Program(
+                low.calls, opened.inputs, outputs, low.buffers, low.choices, inline_ns
+            )
             self.segments.append(program)
 
 
@@ -251,15 +260,12 @@ SPARE_SHARE: Final = 0.25
 of the model's weights."""
 
 
-def plan(graph: Graph, target: Target, threads: int, winograd: bool = True) -> Plan:
-    """Segments of a graph for a target; `threads` only influences schedules.
-
-    `winograd` admits minimal filtering for 3x3 convolutions, which rounds differently.
-    """
+def plan(graph: Graph, target: Target, threads: int, options: PlanOptions = PLAIN) -> Plan:
+    """Segments of a graph for a target; `threads` only influences schedules."""
     weights: list[Buffer] = []
     held = sum(value.data.nbytes for value in graph.values() if value.data is not None)
-    spare = Spare(max(SPARE_BYTES, int(held * SPARE_SHARE)) if winograd else 0)
-    return Plan(Planner(graph, target, threads, weights, spare).plan(), weights)
+    spare = Spare(max(SPARE_BYTES, int(held * SPARE_SHARE)) if options.winograd else 0)
+    return Plan(Planner(graph, target, threads, weights, spare, options.tuning).plan(), weights)
 
 
 def _follows_from_sizes(node: Node) -> bool:

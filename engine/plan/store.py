@@ -30,6 +30,7 @@ import numpy as np
 import engine
 from engine.codegen.store import FileStore, default_folder
 from engine.codegen.target import Target
+from engine.plan.options import PLAIN, PlanOptions
 from engine.plan.prepared import Prepared
 from engine.plan.weights import WeightMemory
 
@@ -129,7 +130,11 @@ class PlanStore(FileStore):
             return None
 
     def key(
-        self, source: str | Path | bytes, target: Target, threads: int, winograd: bool = True
+        self,
+        source: str | Path | bytes,
+        target: Target,
+        threads: int,
+        options: PlanOptions = PLAIN,
     ) -> str | None:
         """As `plan_key`, with the digest of a file that was seen before remembered.
 
@@ -139,7 +144,7 @@ class PlanStore(FileStore):
         anew.
         """
         if not isinstance(source, str | Path) or not self._usable:
-            return plan_key(source, target, threads, winograd)
+            return plan_key(source, target, threads, options)
         try:
             before = _identity(source)
             path = self.folder / f"{_hash(repr(before).encode()).hex()}.seen"
@@ -151,7 +156,7 @@ class PlanStore(FileStore):
                     self._remember(path, digest)
         except (OSError, ValueError):
             return None
-        return None if digest is None else _key(digest, target, threads, winograd)
+        return None if digest is None else _key(digest, target, threads, options)
 
     def _remember(self, path: Path, digest: str) -> None:
         with suppress(OSError):
@@ -170,11 +175,11 @@ class PlanStore(FileStore):
 
 
 def plan_key(
-    source: str | Path | bytes, target: Target, threads: int, winograd: bool = True
+    source: str | Path | bytes, target: Target, threads: int, options: PlanOptions = PLAIN
 ) -> str | None:
     """Key of a model, None where it is not to be kept: small, or no readable file."""
     digest = _digest(source)
-    return None if digest is None else _key(digest, target, threads, winograd)
+    return None if digest is None else _key(digest, target, threads, options)
 
 
 def _identity(path: str | Path) -> tuple[int, ...]:
@@ -190,12 +195,12 @@ def _remembered(path: Path) -> str | None:
     return None
 
 
-def _key(digest: str, target: Target, threads: int, winograd: bool) -> str:
+def _key(digest: str, target: Target, threads: int, options: PlanOptions) -> str:
     parts = (
         f"model {digest}",
         f"engine {_sources()}",
         f"{target.name} {target.triple} {target.cpu} {target.features}",
-        f"threads {threads} winograd {winograd}",
+        f"threads {threads} {options}",
         f"numpy {np.__version__} onnx {_version('onnx')}",
     )
     return "\n".join(parts)
