@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -54,6 +56,7 @@ class GatewayCollector(Collector):
         yield from _own(models)
         yield from self._triton(models)
         yield from self._engine()
+        yield from self._workers()
 
     def _state(self) -> Iterator[Metric]:
         gateway = self._gateway
@@ -121,6 +124,26 @@ class GatewayCollector(Collector):
                 )
                 family.add_metric([model.name, model.version], value)
         yield from families.values()
+
+    def _workers(self) -> Iterator[Metric]:
+        """The workers of a networked channel; nothing where the engine is in this process."""
+        workers: list[Any] = getattr(self._gateway.channel, "workers", list)()
+        if not workers:
+            return
+        states = GaugeMetricFamily(
+            "packhorse_channel_workers", "Workers by how this gateway sees them.", labels=("state",)
+        )
+        for state, count in Counter(worker.state for worker in workers).items():
+            states.add_metric([state], count)
+        yield states
+        for name, text in {
+            "outstanding": "Batches of this gateway that a worker has.",
+            "credits": "Batches that a worker lets this gateway have under way.",
+        }.items():
+            family = GaugeMetricFamily(f"packhorse_channel_{name}", text, labels=("worker",))
+            for worker in workers:
+                family.add_metric([worker.worker], getattr(worker, name))
+            yield family
 
 
 def _own(models: list[ModelStatistics]) -> Iterator[Metric]:

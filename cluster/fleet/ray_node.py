@@ -26,9 +26,15 @@ OBJECT_STORE_BYTES: Final = 100 << 20
 
 
 def require_ray() -> None:
-    """Raise `FleetError` unless Ray is installed."""
-    if find_spec("ray") is None or find_spec("zmq") is None:
-        raise FleetError("a fleet needs Ray; install it with: pip install 'packhorse[fleet]'")
+    """Raise `FleetError` unless Ray and ZeroMQ are installed."""
+    try:
+        missing = [name for name in ("ray", "zmq") if find_spec(name) is None]
+    except ModuleNotFoundError as error:
+        missing = [str(error.name)]
+    if missing:
+        raise FleetError(
+            f"a fleet needs {' and '.join(missing)}; install it: pip install 'packhorse[fleet]'"
+        )
 
 
 def slots_here(arguments: FleetArguments) -> int:
