@@ -59,6 +59,10 @@ def up(
     listen: Annotated[
         str | None, typer.Option(help="Address of workers and directory; 0.0.0.0 for all.")
     ] = None,
+    places: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers that this machine may hold; default: one per slot."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8000,
     gateway: Annotated[bool, typer.Option(help="Start a gateway, too.")] = True,
@@ -68,7 +72,13 @@ def up(
     Example: packhorse fleet up model.onnx --slots 2
     """
     fleet = described(target, slots, listen=listen)
-    record = started(fleet, workers=workers, dashboard=dashboard, dashboard_port=dashboard_port)
+    record = started(
+        fleet,
+        workers=workers,
+        dashboard=dashboard,
+        dashboard_port=dashboard_port,
+        places=places,
+    )
     if gateway and not (record.gateway is not None and record.gateway.alive):
         record = _start_gateway(record, host, port)
     if record.gateway_url is not None:
@@ -150,7 +160,7 @@ def drain(
 
 @app.command()
 def node(
-    slots: Annotated[
+    places: Annotated[
         int | None, typer.Option(min=1, help="Workers it may hold; default: one per slot.")
     ] = None,
     name: Name = None,
@@ -158,7 +168,7 @@ def node(
     """Add a Ray node on this machine to the fleet."""
     record = recall(name)
     arguments = parse_arguments(record.control.arguments(record.name))
-    grown = local.add_node(record, slots or slots_here(arguments))
+    grown = local.add_node(record, places or slots_here(arguments))
     terminal.print_note(f"fleet '{grown.name}' has {1 + len(grown.nodes)} Ray nodes here")
 
 

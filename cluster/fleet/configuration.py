@@ -70,10 +70,10 @@ class FleetArguments(_Strict):
     advertise: str | None = Field(
         default=None, description="Host under which others reach workers, if not `listen`."
     )
-    sockets: str | None = Field(
+    sockets: str | Literal[False] | None = Field(
         default=None,
         description="Folder of the sockets for gateways on the worker's machine, closed to other "
-        "users; default: one of this user's.",
+        "users; default: one of this user's; false: none, gateways use tcp everywhere.",
     )
     secret_file: str | None = Field(
         default=None,

@@ -108,6 +108,7 @@ def up(
     workers: int | None = None,
     dashboard: str | None = None,
     dashboard_port: int = 8265,
+    places: int | None = None,
     timeout_s: float = 120,
     on_step: Step = lambda text: None,
 ) -> FleetRecord:
@@ -115,8 +116,9 @@ def up(
 
     Ray is started here, or joined where `dashboard` names the one of a running cluster. A fleet
     that is up already is brought to the new description. `workers` is by default what the
-    description says, and one per slot of this machine where it says nothing. Raises `FleetError`
-    or `PlacementError`; what was started for it has ended again then.
+    description says, and one per place where it says nothing; `places` is how many a node that is
+    started here may hold, by default one per slot. Raises `FleetError` or `PlacementError`; what
+    was started for it has ended again then.
     """
     require_ray()
     application = fleet.application
@@ -135,13 +137,13 @@ def up(
     fresh = record is None
     if record is None:
         on_step("starting Ray")
-        record = _start_ray(fleet, dashboard_port)
+        record = _start_ray(fleet, dashboard_port, places or slots_here(arguments))
         fleet = fleet.with_arguments(directory_port=int(record.directory.rpartition(":")[2]))
     record = replace(record, repository=arguments.repository, secret_file=secret_file)
     record.save()
     options = fleet.deployment("Worker")
     given = options.num_replicas if options is not None else None
-    count = workers or given or slots_here(arguments)
+    count = workers or given or places or slots_here(arguments)
     try:
         on_step(f"starting {count} {'worker' if count == 1 else 'workers'}")
         record.control.deploy(fleet.with_workers(count))
@@ -187,8 +189,11 @@ def down(record: FleetRecord, *, on_step: Step = lambda text: None) -> None:
     record.forget()
 
 
-def add_node(record: FleetRecord, slots: int) -> FleetRecord:
-    """Start one more Ray node of the fleet on this machine, with places for `slots` workers."""
+def add_node(record: FleetRecord, places: int) -> FleetRecord:
+    """Start one more Ray node of the fleet on this machine, which may hold `places` workers.
+
+    Raises `FleetError` for a fleet whose Ray was not started here.
+    """
     if record.ray_address is None or record.token_file is None:
         raise FleetError(
             f"fleet '{record.name}' runs on a cluster that was started elsewhere; "
@@ -196,18 +201,18 @@ def add_node(record: FleetRecord, slots: int) -> FleetRecord:
         )
     folder = state_folder()
     node = start_node(
-        slots=slots,
+        places=places,
         log=folder / f"{record.name}-node{len(record.nodes) + 1}.log",
         environment=ray_environment(Path(record.token_file)),
         join=record.ray_address,
-        cpus=slots,
+        cpus=places,
     )
     grown = replace(record, nodes=(*record.nodes, node))
     grown.save()
     return grown
 
 
-def _start_ray(fleet: FleetFile, dashboard_port: int) -> FleetRecord:
+def _start_ray(fleet: FleetFile, dashboard_port: int, places: int) -> FleetRecord:
     folder = state_folder()
     arguments, name = fleet.application.args, fleet.application.name
     token_file = folder / "ray-token"
@@ -215,7 +220,7 @@ def _start_ray(fleet: FleetFile, dashboard_port: int) -> FleetRecord:
     port, dashboard = free_port(), free_port(wanted=dashboard_port)
     directory = free_port(wanted=arguments.directory_port)
     head = start_node(
-        slots=slots_here(arguments),
+        places=places,
         log=folder / f"{name}-ray.log",
         environment=ray_environment(token_file),
         port=port,

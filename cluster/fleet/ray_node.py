@@ -71,7 +71,7 @@ def ray_environment(token_file: Path | None) -> dict[str, str]:
 
 def start_node(
     *,
-    slots: int,
+    places: int,
     log: Path,
     environment: Mapping[str, str],
     port: int | None = None,
@@ -80,7 +80,7 @@ def start_node(
     cpus: int | None = None,
     timeout_s: float = 90,
 ) -> ProcessId:
-    """Start a node that offers `slots` places for workers: a head, or one that joins `join`.
+    """Start a node that may hold `places` workers: a head, or one that joins `join`.
 
     Returns when Ray says that it runs. Raises `FleetError` with the end of Ray's log.
     """
@@ -88,8 +88,8 @@ def start_node(
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
         *("--disable-usage-stats", "--log-style=record", "--log-color=false"),
-        f"--num-cpus={cpus or max(slots, len(read_topology().cpus))}",
-        f"--resources={json.dumps({'socket': slots})}",
+        f"--num-cpus={cpus or max(places, len(read_topology().cpus))}",
+        f"--resources={json.dumps({'socket': places})}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
     ]
     if join is not None:

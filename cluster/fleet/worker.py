@@ -157,7 +157,11 @@ class FleetWorker:
         number = [slot.name for slot in placement.slots].index(placement.slot.name)
         options = EndpointOptions(
             self.name,
-            folder=private_folder(Path(arguments.sockets) if arguments.sockets else None),
+            folder=(
+                None
+                if arguments.sockets is False
+                else private_folder(Path(arguments.sockets) if arguments.sockets else None)
+            ),
             tcp=f"{arguments.listen}:{arguments.port + number if arguments.port else 0}",
             advertise=arguments.advertise,
             secret=secret,
