@@ -34,17 +34,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from engine.codegen.abi import Layout
-from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val, Variable
+from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val
 from engine.codegen.expression import Expr, emit
 from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.target import Target
-from engine.kernels.tile import Sums, choose, multiply, zeros
+from engine.kernels.rows import Entry, Head, RowBlock, levels
+from engine.kernels.tile import Sums, multiply, zeros
 
 SCHEDULE: Final = "m_block n_block k3_block m_items n_items rows_first copied"
 _SIZES: Final = "m m1 m2 run n k1 k1_last k2 k3 a_k2 a_k3 panel batch1"
-
-_LEVELS: Final = "k3 k2 k1 k1_last a_k3 a_k2"
-"""K levels of a tile, as words in scratch: those of A in place, and one dense level of a copy."""
 
 
 _NEAR: Final = 1024
@@ -54,21 +52,6 @@ _FEW_TILES: Final = 2
 it waits in the second, more where few tiles share it and it comes from further away. Measured on a
 Xeon of the Cascade Lake generation, rows x columns x depth: 1024x768x768 gains 4 % at any distance
 from 512 to 4096, 16x3072x768 gains 20 % at 4096 (`python -m benchmarks.dot`)."""
-
-
-class _Entry:
-    """Byte offsets in the list of an item's tiles: what is independent of the panel."""
-
-    A, STRIDE, LEVELS, ROW, HEIGHT, SIZE = 0, 8, 16, 24, 32, 40
-
-
-class Head:
-    """Byte offsets in scratch: K levels of A in place, of copies, and whether a sum begins or ends.
-
-    What follows: the row table, the list of tiles, partial sums, copied rows.
-    """
-
-    PLACED, COPIED, STARTS, ENDS, SIZE = 0, 64, 128, 136, 192
 
 
 def _operands(options: Options) -> list[str]:
@@ -109,7 +92,7 @@ def spec(vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None)
 
 def bytes_per_row(options: Options) -> int:
     """Bytes of scratch that an item takes per row, beside partial sums and copied rows."""
-    return 8 * len(_tabled(options)) + _Entry.SIZE
+    return 8 * len(_tabled(options)) + Entry.SIZE
 
 
 class _Dot:
@@ -124,12 +107,11 @@ class _Dot:
         self.vector = k.vector(F32, self.lanes)
         self.inputs: list[str] = options["inputs"]
         self.tabled = _tabled(options)
-        self.row_bytes = 8 * len(self.tabled)
         stored = options["epilogue"]
         self.epilogue = None if stored is None else Expr.from_json(stored)
         self.ladder = k.target.tile_ladder(self.vectors)
+        self.rows = RowBlock(k, self.tabled, self.ladder, self.width * 4)
         self.tiles = [self._tile(height) for height in self.ladder]
-        self.copy = self._copier()
 
     # Arguments: head, levels, a, stride, b, table, c, partial, n, ahead, distance, e0, e1, ...
     def _tile(self, height: int) -> Any:
@@ -137,7 +119,7 @@ class _Dot:
         kinds = [PTR, PTR, PTR, I64, PTR, PTR, PTR, PTR, I64, PTR, I64, *(PTR for _ in self.inputs)]
         function = k.local_function(f"tile_{height}", kinds)
         with k.within(function) as arguments:
-            head, levels, a, stride, b, table, c, partial, n, ahead, distance, *extra = arguments
+            head, steps, a, stride, b, table, c, partial, n, ahead, distance, *extra = arguments
             sums = zeros(k, height, self.vectors)
             places = [
                 (total, (row * self.vectors + v) * self.lanes * 4)
@@ -148,7 +130,7 @@ class _Dot:
                 for total, place in places:
                     total.set(k.load(k.offset(partial, place), self.vector))
             self._prefetch(table, c, extra, height)
-            self._accumulate(levels, a, stride, b, sums, ahead, distance)
+            self._accumulate(steps, a, stride, b, sums, ahead, distance)
             with k.branch(k.load(k.offset(head, Head.ENDS), I64).differs(0)) as (then, otherwise):
                 with then:
                     self._finish(table, c, n, extra, sums)
@@ -158,21 +140,17 @@ class _Dot:
             k.ret(0)
         return function
 
-    def _levels(self, levels: Val) -> list[Val]:
-        count = len(_LEVELS.split())
-        return [self.k.load(self.k.offset(levels, 8 * i), I64) for i in range(count)]
-
     def _accumulate(
-        self, levels: Val, a: Val, stride: Val, b: Val, sums: Sums, ahead: Val, distance: Val
+        self, steps: Val, a: Val, stride: Val, b: Val, sums: Sums, ahead: Val, distance: Val
     ) -> None:
         k = self.k
-        k3, k2, k1, k1_last, a_k3, a_k2 = self._levels(levels)
+        k3, k2, k1, k1_last, a_k3, a_k2 = levels(k, steps)
         panel, fetched = k.variable(b), k.variable(ahead)
         with k.loop(0, k3) as i3:
             length = k.select(i3.equals(k3 - 1), k1_last, k1)
             with k.loop(0, k2) as i2:
-                place = k.offset(a, i3 * a_k3 + i2 * a_k2)
-                multiply(k, place, stride, panel, length, sums, fetched, distance)
+                start = k.offset(a, i3 * a_k3 + i2 * a_k2)
+                multiply(k, start, stride, panel, length, sums, fetched, distance)
 
     def _prefetch(self, table: Val, c: Val, extra: list[Val], height: int) -> None:
         """Fetch what the end of the tile touches while the sums are computed."""
@@ -182,7 +160,7 @@ class _Dot:
             if base is None:
                 continue
             for row in range(height):
-                offset = k.load(k.offset(table, row * self.row_bytes + 8 * place), I64)
+                offset = k.load(k.offset(table, row * self.rows.row_bytes + 8 * place), I64)
                 for line in range(0, self.width * 4, 64):
                     k.prefetch(k.offset(base, offset + line), 2)
 
@@ -213,7 +191,7 @@ class _Dot:
                     shared[i, v] = k.splat(k.load(extra[i], F32), self.lanes)
         for row, line in enumerate(sums):
             offsets = {
-                name: k.load(k.offset(table, row * self.row_bytes + 8 * place), I64)
+                name: k.load(k.offset(table, row * self.rows.row_bytes + 8 * place), I64)
                 for place, name in enumerate(self.tabled)
                 if place > 0
             }
@@ -242,33 +220,6 @@ class _Dot:
             return self.k.load(at, self.vector)
         return self.k.masked_load(at, mask, self.vector)
 
-    # Arguments: K levels of A in place, a, table, target, pitch, rows.
-    def _copier(self) -> Any:
-        k = self.k
-        function = k.local_function("copy", [PTR, PTR, PTR, PTR, I64, I64])
-        with k.within(function) as (levels, a, table, target, pitch, count):
-            k3, k2, k1, k1_last, a_k3, a_k2 = self._levels(levels)
-            with k.loop(0, count) as row:
-                source = k.offset(a, k.load(k.offset(table, row * self.row_bytes), I64))
-                to = k.variable(k.offset(target, row * pitch))
-                with k.loop(0, k3) as i3:
-                    length = k.select(i3.equals(k3 - 1), k1_last, k1)
-                    with k.loop(0, k2) as i2:
-                        self._copy(k.offset(source, i3 * a_k3 + i2 * a_k2), to.get(), length)
-                        to.add(length * 4)
-            k.ret(0)
-        return function
-
-    def _copy(self, source: Val, target: Val, length: Val) -> None:
-        k = self.k
-        whole = length & -self.lanes
-        with k.loop(0, whole, self.lanes) as step:
-            k.store(k.load(k.offset(source, step * 4), self.vector), k.offset(target, step * 4))
-        with k.when(whole < length):
-            mask = k.mask(length - whole, self.lanes)
-            value = k.masked_load(k.offset(source, whole * 4), mask, self.vector)
-            k.masked_store(value, k.offset(target, whole * 4), mask)
-
     def kernel(self) -> None:
         """The kernel itself: walks items, lists the tiles of a row block, takes them by panels."""
         k = self.k
@@ -282,7 +233,7 @@ class _Dot:
         strides = {name: (k.int(f"{name}_b0"), k.int(f"{name}_b1")) for name in pointers}
         panels = (n + (self.width - 1)) // self.width
         split = k3 > k3_block
-        self._divide_scratch(split)
+        self.rows.divide(split)
         filled, listed = k.variable(k.const(-1)), k.variable(k.const(-1))
         tiles = k.variable(k.const(0))
         with k.loop(k.begin, k.end) as item:
@@ -297,7 +248,7 @@ class _Dot:
             row0 = row_item * m_block
             count = k.minimum(m_block, m - row0)
             with k.when(filled.get().differs(row_item)):
-                self._fill(row0, count)
+                self.rows.fill(row0, count)
                 filled.set(row_item)
             place = batch * m_items + row_item
             panel0 = panel_item * n_block
@@ -305,78 +256,17 @@ class _Dot:
             with k.loop(0, k3, k3_block) as first:
                 last = k.minimum(first + k3_block, k3)
                 with k.when(listed.get().differs(place) | split):
-                    self._list(base["a"], row0, count, first, last, tiles)
+                    self.rows.cover(base["a"], row0, count, first, last, tiles)
                     listed.set(place)
-                k.store(self._flag(first.equals(0)), k.offset(self.head, Head.STARTS))
-                k.store(self._flag(last.equals(k3)), k.offset(self.head, Head.ENDS))
+                for condition, word in (
+                    (first.equals(0), Head.STARTS),
+                    (last.equals(k3), Head.ENDS),
+                ):
+                    flag = k.select(condition, k.const(1), k.const(0))
+                    k.store(flag, k.offset(self.rows.head, word))
                 with k.loop(panel0, panel1) as panel:
                     self._column(base, panel, panel0, tiles.get(), first)
         k.ret(0)
-
-    def _flag(self, condition: Val) -> Val:
-        return self.k.select(condition, self.k.const(1), self.k.const(0))
-
-    def _divide_scratch(self, split: Val) -> None:
-        k = self.k
-        m_block, n_block, k3_block = k.ints("m_block n_block k3_block")
-        rows = m_block + self.ladder[0]
-        depth = k.minimum(k3_block, k.int("k3")) * k.int("k2") * k.maximum(*k.ints("k1 k1_last"))
-        self.head = k.scratch()
-        self.table = k.offset(self.head, Head.SIZE)
-        self.list = k.offset(self.table, rows * self.row_bytes)
-        sums = rows * (self.row_bytes + _Entry.SIZE) + (Head.SIZE + 63)
-        self.partial = k.offset(self.head, sums & -64)
-        sums_size = k.select(split, rows * n_block * (self.width * 4), k.const(0))
-        self.copies = k.offset(self.partial, sums_size)
-        # An odd number of cache lines spreads the rows over all sets of the first-level cache.
-        self.pitch = ((depth * 4 + 63) // 64 | 1) * 64
-
-    def _list(self, a: Val, row0: Val, count: Val, first: Val, last: Val, tiles: Variable) -> None:
-        """List the tiles of a row block for K steps [first, last), copying rows where needed."""
-        k = self.k
-        k1, k1_last, k2, k3, a_k3, a_k2 = k.ints("k1 k1_last k2 k3 a_k3 a_k2")
-        run, copied, a_m2 = k.ints("run copied a_m2")
-        steps, final = last - first, k.select(last.equals(k3), k1_last, k1)
-        depth = ((steps - 1) * k1 + final) * k2
-        one, none = k.const(1), k.const(0)
-        levels = {
-            Head.PLACED: (steps, k2, k1, final, a_k3, a_k2),
-            Head.COPIED: (one, one, depth, depth, none, none),
-        }
-        for place, values in levels.items():
-            for i, value in enumerate(values):
-                k.store(value, k.offset(self.head, place + 8 * i))
-        placed, dense = (k.offset(self.head, place) for place in levels)
-        a = k.offset(a, first * a_k3)
-        at, entry = k.variable(k.const(0)), k.variable(self.list)
-        tiles.set(0)
-        with k.while_(lambda: at.get() < count):
-            row = at.get()
-            left = count - row
-            index = choose(k, self.ladder, left)
-            height = k.const(self.ladder[-1])
-            for i, taller in enumerate(self.ladder[:-1]):
-                height = k.select(index.equals(i), k.const(taller), height)
-            evenly = (run - (row0 + row) % run >= height) & (left >= height)
-            line = k.offset(self.table, row * self.row_bytes)
-            alone = left.equals(1)
-            with k.branch((evenly & copied.equals(0)) | alone) as (then, otherwise):
-                with then:
-                    k.store(k.offset(a, k.load(line, I64)), k.offset(entry.get(), _Entry.A))
-                    stride = k.select(alone, k.const(0), a_m2)
-                    k.store(stride, k.offset(entry.get(), _Entry.STRIDE))
-                    k.store(placed, k.offset(entry.get(), _Entry.LEVELS))
-                with otherwise:
-                    target = k.offset(self.copies, row * self.pitch)
-                    k.call(self.copy, [placed, a, line, target, self.pitch, height])
-                    k.store(target, k.offset(entry.get(), _Entry.A))
-                    k.store(self.pitch, k.offset(entry.get(), _Entry.STRIDE))
-                    k.store(dense, k.offset(entry.get(), _Entry.LEVELS))
-            k.store(row, k.offset(entry.get(), _Entry.ROW))
-            k.store(index, k.offset(entry.get(), _Entry.HEIGHT))
-            entry.add(_Entry.SIZE)
-            tiles.add(1)
-            at.add(height)
 
     def _column(
         self, base: dict[str, Val], panel: Val, panel0: Val, tiles: Val, first: Val
@@ -393,24 +283,23 @@ class _Dot:
             for i, kind in enumerate(self.inputs)
         ]
         rows = k.int("m_block") + self.ladder[0]
-        sums = k.offset(self.partial, (panel - panel0) * rows * (self.width * 4))
+        sums = k.offset(self.rows.partial, (panel - panel0) * rows * (self.width * 4))
         left = k.int("n") - column
         fetched = k.variable(k.offset(b, panel_bytes))
         distance = k.select(tiles > _FEW_TILES, k.const(_NEAR), k.const(_FAR))
         with k.loop(0, tiles) as tile:
-            entry = k.offset(self.list, tile * _Entry.SIZE)
-            a, levels = (k.load(k.offset(entry, at), PTR) for at in (_Entry.A, _Entry.LEVELS))
+            entry = k.offset(self.rows.tiles, tile * Entry.SIZE)
+            a, steps = (k.load(k.offset(entry, at), PTR) for at in (Entry.A, Entry.LEVELS))
             stride, row, index = (
-                k.load(k.offset(entry, at), I64)
-                for at in (_Entry.STRIDE, _Entry.ROW, _Entry.HEIGHT)
+                k.load(k.offset(entry, at), I64) for at in (Entry.STRIDE, Entry.ROW, Entry.HEIGHT)
             )
             arguments = [
-                self.head,
-                levels,
+                self.rows.head,
+                steps,
                 a,
                 stride,
                 b,
-                k.offset(self.table, row * self.row_bytes),
+                k.offset(self.rows.table, row * self.rows.row_bytes),
                 c,
                 k.offset(sums, row * (self.width * 4)),
                 left,
@@ -432,37 +321,6 @@ class _Dot:
             with otherwise:
                 self._dispatch(index, first + 1, arguments)
 
-    def _fill(self, row0: Val, count: Val) -> None:
-        """Byte offsets of the item's rows; the last row is repeated to fill the tallest tile."""
-        k = self.k
-        m1, m2 = k.ints("m1 m2")
-        strides = [[k.int(f"{name}_m{axis}") for axis in range(3)] for name in self.tabled]
-        start = row0 % m2
-        line = k.variable(row0 // m2)
-        at, end = k.variable(self.table), k.offset(self.table, count * self.row_bytes)
-        left = k.variable(count)
-        offsets = [k.variable(start * s2) for *_, s2 in strides]
-        length = k.variable(m2 - start)
-        with k.while_(lambda: left.get() > 0):
-            i0, i1 = line.get() // m1, line.get() % m1
-            for offset, (s0, s1, _) in zip(offsets, strides, strict=True):
-                offset.set(offset.get() + i0 * s0 + i1 * s1)
-            take = k.minimum(length.get(), left.get())
-            with k.loop(0, take):
-                for place, (offset, (*_, s2)) in enumerate(zip(offsets, strides, strict=True)):
-                    k.store(offset.get(), k.offset(at.get(), 8 * place))
-                    offset.add(s2)
-                at.add(self.row_bytes)
-            for offset in offsets:
-                offset.set(0)
-            left.set(left.get() - take)
-            length.set(m2)
-            line.add(1)
-        with k.loop(0, self.ladder[0]) as row:
-            for place in range(len(self.tabled)):
-                final = k.load(k.offset(end, 8 * place - self.row_bytes), I64)
-                k.store(final, k.offset(end, row * self.row_bytes + 8 * place))
-
 
 def _build(symbol: str, target: Target, options: Options) -> str:
     k = KernelBuilder(symbol, target, layout(options))
@@ -472,4 +330,4 @@ def _build(symbol: str, target: Target, options: Options) -> str:
 
 DOT = register(Family("dot", "matrix product and convolution on packed weights", layout, _build))
 
-__all__ = ["DOT", "Head", "bytes_per_row", "layout", "spec"]
+__all__ = ["DOT", "bytes_per_row", "layout", "spec"]

@@ -14,6 +14,7 @@ from engine.codegen.expression import Expr
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, ceildiv, maximum, minimum
 from engine.kernels import dot
+from engine.kernels.rows import Head
 from engine.plan.lowering import Lowering
 from engine.plan.tensor import ONE, ZERO, Tensor, product
 
@@ -193,7 +194,7 @@ def _scratch(
     copies = minimum(k3_block, depth.k3) * depth.k2 * maximum(depth.k1, depth.k1_last) * 4 + 128
     single = depth.k3 == ONE or depth.k3 == k3_block
     sums = ZERO if single else n_block * (vectors * low.target.vector_bytes)
-    return rows * (copies + sums + dot.bytes_per_row(spec.options)) + (dot.Head.SIZE + 64)
+    return rows * (copies + sums + dot.bytes_per_row(spec.options)) + (Head.SIZE + 64)
 
 
 def _depth_block(depth: Depth) -> Dim:
