@@ -1,0 +1,108 @@
+"""The gateway with its models in worker processes, as `packhorse serve --workers` runs it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from api.server import InferenceServer, StartError
+from api.settings import Settings, read_settings
+from tests.cluster import small_models
+from tests.conftest import ROOT
+
+
+class Workers:
+    """Worker processes that announce themselves in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = folder / "models"
+        small_models.store(self.repository, "double", small_models.scale(2))
+        self._folder = folder
+        self.announcements = folder / "workers"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "cluster.worker", "--name", name, "--cpus", "0"]
+        command += ["--announce", str(self.announcements), "--models", str(self.repository)]
+        command += ["--sockets", str(self._folder / "sockets")]
+        process = subprocess.Popen(command, cwd=ROOT)
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    made = Workers(tmp_path)
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
+
+
+def test_requests_are_answered_by_workers(workers: Workers) -> None:
+    first = workers.start("test/0")
+    environment = {"PACKHORSE_WORKERS": str(workers.announcements), "PACKHORSE_PORT": "0"}
+    settings = read_settings({"repository": workers.repository}, environment)
+    ready = threading.Event()
+    server = InferenceServer(settings, lambda event: event.kind == "ready" and ready.set())
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(60)
+        client = triton.InferenceServerClient(server.url.removeprefix("http://"))
+
+        def ask(rows: int) -> None:
+            x = np.random.default_rng(rows).random((rows, 50_000), dtype=np.float32)
+            given = triton.InferInput("x", x.shape, "FP32")
+            given.set_data_from_numpy(x)
+            answer = client.infer("double", [given]).as_numpy("y")
+            np.testing.assert_array_equal(answer, 2 * x)
+
+        ask(1)
+        ask(3)
+        # One that is killed is replaced without the client's noticing.
+        first.kill()
+        second = workers.start("test/1")
+        ask(2)
+        client.close()
+    finally:
+        server.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(30) == 0
+    assert not list(workers.announcements.iterdir())
+
+
+def test_a_bad_secret_is_told_at_the_start(tmp_path: Path) -> None:
+    small_models.store(tmp_path, "double", small_models.scale(2))
+    settings = Settings(repository=tmp_path, port=0, workers=tmp_path, fleet_secret="short")
+    with pytest.raises(StartError, match="at least 16 characters"):
+        InferenceServer(settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tcp", "127.0.0.1:0"], "shared secret"),
+        (["--cpus", "x"], "invalid literal"),
+        (["--models", "/nowhere"], "no such file or folder"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    command = [sys.executable, "-m", "cluster.worker", "--announce", str(tmp_path / "w")]
+    command += ["--sockets", str(tmp_path / "sockets"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("worker: ")
+    assert message in done.stderr
