@@ -57,7 +57,7 @@ class BoundCall:
             if array is not given:
                 raise InputError(f"{session.name}: input {name!r} must be bound as {array.dtype}")
         direct = state.direct
-        if direct is None:
+        if direct is None or direct.measured:
             self._fill(session.run(self._inputs))
             self._run = self._long_way
             return
@@ -117,7 +117,7 @@ class BoundCall:
             np.copyto(self.outputs[name], array)
 
     def _long_way(self) -> int:
-        """A model of several segments: as `Session.run`, with a copy."""
+        """Several segments, or numbers of inputs that count: as `Session.run`, with a copy."""
         self._fill(self._session.run(self._inputs))
         return 0
 

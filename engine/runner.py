@@ -243,9 +243,15 @@ class Direct:
     """
 
     def __init__(
-        self, runner: Runner, inputs: Sequence[Value], outputs: Sequence[tuple[str, int]]
+        self,
+        runner: Runner,
+        inputs: Sequence[Value],
+        outputs: Sequence[tuple[str, int]],
+        measured: bool = False,
     ) -> None:
+        """`measured` tells that the program depends on numbers of inputs, not on shapes alone."""
         self.runner = runner
+        self.measured = measured
         self.places = outputs
         places = {id(value): place for place, value in enumerate(inputs)}
         self._reads = [places[id(value)] for value in runner.program.inputs]
@@ -253,14 +259,20 @@ class Direct:
             (v.name, None if v.dtype is None else np.dtype(v.dtype.type))
             for v in runner.program.inputs
         ]
-        self._alike = len(self._reads) == len(inputs) and [p for _, p in outputs] == list(
-            range(len(outputs))
+        self._alike = (
+            not measured
+            and len(self._reads) == len(inputs)
+            and [p for _, p in outputs] == list(range(len(outputs)))
         )
         self._known: dict[tuple[tuple[int, ...], ...], tuple[Ready, list[_Output]]] = {}
 
     @classmethod
     def of(
-        cls, runner: Runner | None, inputs: Sequence[Value], outputs: Sequence[Value]
+        cls,
+        runner: Runner | None,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        measured: bool = False,
     ) -> Direct | None:
         """The direct way, None where an output is an input, a constant or known from sizes."""
         if runner is None:
@@ -268,7 +280,8 @@ class Direct:
         made = {id(value): place for place, value in enumerate(runner.program.outputs)}
         if {id(value) for value in outputs} != made.keys() or len(outputs) != len(made):
             return None
-        return cls(runner, inputs, [(value.name, made[id(value)]) for value in outputs])
+        places = [(value.name, made[id(value)]) for value in outputs]
+        return cls(runner, inputs, places, measured)
 
     def quick(self, inputs: Mapping[str, Any]) -> dict[str, Array] | None:
         """Outputs by name for arrays of shapes that `run` saw; None where the long way is due."""

@@ -89,7 +89,8 @@ class _State:
         self.executor = Executor(
             prepared.segments, gang, self.weights, prepared.name, self.arguments.open_guards
         )
-        self.direct = Direct.of(self.executor.single, self.inputs, self.outputs)
+        measured = bool(prepared.measures)
+        self.direct = Direct.of(self.executor.single, self.inputs, self.outputs, measured)
         self.fallbacks = prepared.fallbacks
         self.name = prepared.name
 

@@ -279,7 +279,7 @@ def _reads(node: Node) -> list[Value]:
     found = [value for value in read if value is not None]
     for subgraph in subgraphs(node):
         found.extend(subgraph.captures)
-    return found
+    return list({id(value): value for value in found}.values())
 
 
 def _argument(value: Value, space: Space, index: int) -> Tensor:

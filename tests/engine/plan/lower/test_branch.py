@@ -66,6 +66,15 @@ def test_both_branches_are_part_of_one_program() -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
+def test_a_bound_call_follows_the_numbers_of_its_inputs() -> None:
+    session = engine.load(onnx.parser.parse_model(MODEL).SerializeToString(), threads=1)
+    x, rate = np.ones((3, 3), np.float32), np.array(16)
+    call = session.bind({"x": x, "rate": rate})
+    np.testing.assert_allclose(call()["y"], np.exp(x), rtol=1e-5)
+    rate[...] = 2
+    np.testing.assert_allclose(call()["y"], -x)
+
+
 def test_the_branch_whose_rank_does_not_fit_is_ruled_out() -> None:
     model = onnx.parser.parse_model(RANKS).SerializeToString()
     session = engine.load(model, threads=1)
