@@ -92,6 +92,7 @@ _MODULES: Final = (
     "engine.kernels.selection",
     "engine.kernels.softmax",
     "engine.kernels.transpose",
+    "engine.kernels.trees",
     "engine.kernels.walker",
     "engine.kernels.winograd",
     "engine.kernels.words",

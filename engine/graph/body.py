@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from onnx import helper
 
 from engine.graph.dims import Dim
 from engine.graph.ir import AnyArray, Node, Value
-from engine.graph.passes.rewrite import Names, constant_value
+
+if TYPE_CHECKING:
+    from engine.graph.passes.rewrite import Names
 
 _VERSION: Final = {"Attention": 23}
 """Versions of operators that kernels know in an older form than the newest."""
@@ -109,7 +111,8 @@ class Body:
 
     def constant(self, data: AnyArray) -> Value:
         """A constant."""
-        return constant_value(self._names.fresh(f"{self.node.label}/constant"), data)
+        shape = tuple(Dim.of(size) for size in data.shape)
+        return Value(self._names.fresh(f"{self.node.label}/constant"), data.dtype, shape, data)
 
     def ints(self, *items: int) -> Value:
         """An int64 vector."""

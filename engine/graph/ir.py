@@ -145,6 +145,7 @@ def subgraphs(node: Node) -> list[Graph]:
     for attribute in node.attributes.values():
         if isinstance(attribute, Graph):
             found.append(attribute)
-        elif isinstance(attribute, list):
-            found.extend(item for item in attribute if isinstance(item, Graph))
+        elif isinstance(attribute, list) and attribute and isinstance(attribute[0], Graph):
+            # All of a list are of one type, and other lists may have a million items.
+            found.extend(attribute)
     return found

@@ -281,6 +281,7 @@ _MODULES: Final = (
     "engine.plan.lower.selection",
     "engine.plan.lower.softmax",
     "engine.plan.lower.transposed_convolution",
+    "engine.plan.lower.trees",
     "engine.plan.lower.views",
 )
 

@@ -17,6 +17,7 @@ from engine.errors import ModelError, RunError
 from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
 from engine.runtime.control_flow import run_if, run_loop, run_old_scan, run_scan, run_sequence_map
 from engine.runtime.corrections import correction
+from engine.runtime.trees import evaluate_trees
 
 _OWN: dict[str, Callable[..., Any]] = {
     "Inverse": np.linalg.inv,
@@ -92,6 +93,8 @@ def captures(node: Node) -> list[Value]:
 
 
 def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
+    if node.domain == OURS and node.op == "Trees":
+        return evaluate_trees(node)
     if node.domain == OURS and node.op in _OWN:
         formula = _OWN[node.op]
         return lambda arrays: [formula(*arrays)]

@@ -23,6 +23,11 @@ def _same(node: Inference) -> None:
     node.output(0, node.shape(0), node.dtype(0))
 
 
+@rule("Trees", domain=OURS)
+def _trees(node: Inference) -> None:
+    node.output(0, (node.shape(0)[0], node.shape(8)[0]), node.dtype(0))
+
+
 @rule("Elementwise", domain=OURS)
 def _elementwise(node: Inference) -> None:
     """Inputs broadcast; the attribute `expression` knows the data type of the result."""

@@ -11,6 +11,7 @@ from engine.graph.inference import (  # noqa: F401 - importing a family register
     creation,
     elementwise,
     indexing,
+    learning,
     matrix,
     movement,
     normalisation,

@@ -2,6 +2,7 @@
 
 from engine.graph.passes.attention import attention, standard_attention
 from engine.graph.passes.branches import branches
+from engine.graph.passes.classical import classical
 from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.dead_code import dead_code
@@ -22,6 +23,7 @@ from engine.graph.passes.transposes import transposes
 
 CANONICAL: tuple[Pass, ...] = (
     opset_upgrade,
+    classical,
     halves,
     standard_attention,
     functions,
@@ -52,6 +54,7 @@ __all__ = [
     "PassReport",
     "attention",
     "branches",
+    "classical",
     "common_subexpressions",
     "constant_folding",
     "dead_code",
