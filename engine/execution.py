@@ -110,7 +110,7 @@ def _run_body(
     arrays: list[Any],
 ) -> list[Any]:
     """One pass through a subgraph, on copies: a loop's sizes may differ from turn to turn."""
-    own = {symbol for v in graph.inputs for dim in v.shape or () for symbol in dim.symbols}
+    own = {str(dim) for v in graph.inputs for dim in v.shape or () if dim.symbols == {str(dim)}}
     inner_values = dict(values)
     inner_sizes = {name: size for name, size in sizes.items() if name not in own}
     _enter(graph.inputs, arrays, inner_values, inner_sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,12 +15,16 @@ import numpy as np
 import engine
 from benchmarks.fuzz.limits import MEMORY, Peak
 from benchmarks.fuzz.mutations import damage_bytes, damage_structure
-from benchmarks.fuzz.outcome import RAN, REFUSED, Outcome
+from benchmarks.fuzz.outcome import RAN, REFUSED, SLOW, Outcome
 from engine.errors import EngineError
 from engine.session import Pool
 
 _MOST_ELEMENTS: Final = 1 << 20
 """Inputs of more elements are not made."""
+
+_PATIENCE: Final = 20
+"""Seconds after which Python code is interrupted. Kernels are not; they have until the process's
+deadline."""
 
 _INTEGERS: Final = (0, 1, 2, -1, 3, 5, -7, 100, 2**31 - 1, -(2**63), 2**62)
 
@@ -37,6 +42,8 @@ def attempt(model: bytes, number: int, cache: Path) -> Outcome:
     peak, began = Peak(), time.perf_counter()
     Pool.of(None, cache).compiler.workers = 1  # the trials themselves run side by side
     status, detail = RAN, ""
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.alarm(_PATIENCE)
     try:
         session = engine.load(model, threads=1, cache_dir=cache)
         try:
@@ -45,12 +52,26 @@ def attempt(model: bytes, number: int, cache: Path) -> Outcome:
             session.close()
     except EngineError as error:
         status, detail = REFUSED, str(error)
+    except _Interrupted as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        slow = any("/onnx/reference/" in frame.filename for frame in frames)
+        status, detail = (SLOW if slow else "hung"), _place(error)
     except BaseException as error:
         status, detail = "unexpected error", _place(error)
+    finally:
+        signal.alarm(0)
     memory = peak.added()
     if memory > MEMORY and status in (RAN, REFUSED):
         status, detail = "too much memory", f"{memory >> 20} MiB"
     return Outcome(status, detail, time.perf_counter() - began, memory)
+
+
+class _Interrupted(BaseException):
+    """A trial took too long inside Python."""
+
+
+def _interrupt(*_: Any) -> None:
+    raise _Interrupted
 
 
 def _run(session: engine.Session, random: Random) -> None:

@@ -9,6 +9,9 @@ from typing import Final
 
 REFUSED: Final = "refused"
 RAN: Final = "ran"
+SLOW: Final = "slow"
+"""The reference implementation computes an output of millions of elements, one by one."""
+
 FINDINGS: Final = ("unexpected error", "crashed", "hung", "too much memory", "server error")
 """Outcomes that are faults: an exception that nobody raised on purpose, the end of the process, no
 answer in time, memory beyond the limit, a status of 500 and above or no answer at all."""

@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from engine.codegen.kernel import KernelSpec
-from engine.graph.dims import Dim
+from engine.errors import ModelError
+from engine.graph.dims import Dim, DimError
 from engine.graph.ir import Value
 from engine.plan.binding import Sealed, Step
 from engine.plan.dim_code import encode
@@ -71,6 +72,11 @@ class Program:
                     _put(block, slot.word, value, at, dynamic)
                 else:
                     block[slot.word] = struct.unpack("q", struct.pack("d", value))[0]
+            if not all(-(1 << 63) <= word < 1 << 63 for word in block):
+                raise ModelError(
+                    f"node {call.node.label!r} ({call.node.key}): a size or an attribute is beyond "
+                    "what 64 bits hold"
+                )
             template.extend(block)
         lifetimes, needs = self._dependencies(places)
         exprs = [dim for _, dim in dynamic]
@@ -80,13 +86,20 @@ class Program:
         exprs.extend(buffer.size for buffer in used)
         exprs.extend(dim for value in self.outputs for dim in value.shape or ())
         symbols = sorted(set().union(*(dim.symbols for dim in exprs)))
+        try:
+            code = encode(exprs, symbols)
+        except DimError as error:
+            first = self.calls[0].node
+            raise ModelError(
+                f"node {first.label!r} ({first.key}) and those after it: {error}"
+            ) from error
         return Sealed(
             steps=tuple(Step(call.node.label, call.node.key, call.spec) for call in self.calls),
             inputs=tuple(self.inputs),
             outputs=tuple(self.outputs),
             template=np.array(template, np.int64),
             starts=np.array(starts, np.int64),
-            code=encode(exprs, symbols),
+            code=code,
             dynamic_at=np.array([at for at, _ in dynamic], np.int64),
             arena_at=np.array([at for at, _ in arena_words], np.int64),
             arena_of=np.array([place for _, place in arena_words], np.int64),

@@ -175,7 +175,7 @@ class Planner:
             check_symbols(node, self.symbols)
             for place, value in enumerate(entered, len(opened.inputs)):
                 low.tensors[id(value)] = _argument(value, Space.INPUT, place)
-            lowering_of(node)(node, low)
+            _apply(node, low)
         except NoKernel as verdict:
             del low.calls[before[0] :], low.buffers[before[1] :], low.weights[before[2] :]
             low.tensors, low.dense = known, dense
@@ -266,6 +266,18 @@ def plan(graph: Graph, target: Target, threads: int, options: PlanOptions = PLAI
     held = sum(value.data.nbytes for value in graph.values() if value.data is not None)
     spare = Spare(max(SPARE_BYTES, int(held * SPARE_SHARE)) if options.winograd else 0)
     return Plan(Planner(graph, target, threads, weights, spare, options.tuning).plan(), weights)
+
+
+def _apply(node: Node, low: Lowering) -> None:
+    """Lower a node; one whose parameters break the operator's rules has no kernel.
+
+    An axis out of range or a window of 2**60 elements is known only here, and the reference
+    implementation says what is wrong with it when it runs.
+    """
+    try:
+        lowering_of(node)(node, low)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise NoKernel(f"its attributes or sizes do not fit {node.key}: {error}") from error
 
 
 def _follows_from_sizes(node: Node) -> bool:

@@ -83,7 +83,7 @@ def infer_node(node: Node, state: State, subgraph: Graph | None) -> None:
     except DimError as error:
         if not inference.is_lenient:
             inference.error(str(error))
-    except (IndexError, TypeError, ValueError, KeyError, OverflowError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # An attribute or constant of a form that no valid model has.
         raise ModelError(
             f"node {node.label!r} ({node.key}): its attributes or constants are malformed: {error}"

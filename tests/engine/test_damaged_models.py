@@ -1,0 +1,95 @@
+"""What damaged models showed: errors that name the node, where there were others before.
+
+Found by ``python -m benchmarks.fuzz`` and made small by hand, in the text form of the onnx package.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import engine
+from tests.engine.equality import assert_equal
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
+
+
+def model(text: str) -> bytes:
+    content: bytes = onnx.parser.parse_model(HEAD + text).SerializeToString()
+    return content
+
+
+def load_and_run(content: bytes) -> None:
+    session = engine.load(content, threads=1)
+    session.run(
+        {spec.name: np.zeros((2,) * len(spec.shape), spec.dtype) for spec in session.inputs}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("m (float x) => (float y) { y = Trilu (x) }", r"node 'y' \(Trilu\)"),
+        (
+            "m (float[2,2] x, int64[2,2] i) => (float[2,2] y)"
+            "{ y = GatherElements <axis = -65535> (x, i) }",
+            r"node 'y' \(GatherElements\)",
+        ),
+        (
+            "m (float[1,3,28,28] x) => (float[1,3,30,30] y)"
+            "{ y = MaxPool <kernel_shape = [3, 4611686018427387904], pads = [2, 2, 2, 2]> (x) }",
+            "node 'y': operator packhorse.MaxPool",
+        ),
+        (
+            "m (float[3,4,4611686018427387904] x) => (float[3,4,1] y) { y = ReduceMax <keepdims=1>"
+            " (x) }",
+            "expected float32|64 bits",
+        ),
+        (
+            "m (float[n,4611686018427387904] x) => (float[n] y)"
+            "{ a = Softmax (x)  b = Sub (x, a)  y = Identity (b) }",
+            "64 bits",
+        ),
+    ],
+)
+def test_the_node_is_named(text: str, message: str) -> None:
+    with pytest.raises(engine.EngineError, match=message):
+        load_and_run(model(text))
+
+
+def test_a_loop_without_a_body_is_refused() -> None:
+    text = "m (int64 k, bool c, float[2] x) => (float[2] y) { y = Loop <body: int = 1> (k, c, x) }"
+    with pytest.raises(engine.ModelError, match="Loop"):
+        engine.load(model(text), threads=1)
+
+
+def test_sizes_of_a_body_follow_from_those_outside() -> None:
+    """Rows of a scan that are half as long as an outer axis: its size stays known inside."""
+    text = """m (float[t, n] x) => (float[t, m] z, float[m] s)
+    {
+      minus = Constant <value_ints = [-1]> ()
+      two = Constant <value_ints = [2]> ()
+      shape = Shape (x)
+      rows = Shape <start = 0, end = 1> (x)
+      wide = Concat <axis = 0> (rows, two, minus)
+      pairs = Reshape (x, wide)
+      halves = ReduceSum <keepdims = 0> (pairs, one)
+      zero = Constant <value_float = 0.0> ()
+      first = Slice (halves, begin, one)
+      start = Squeeze (first, begin)
+      s, z = Scan <num_scan_inputs = 1,
+        body = step (float[m] a, float[m] e) => (float[m] b, float[m] o)
+      { b = Add (a, e)  t = Tanh (b)  o = Mul (t, e) }> (start, halves)
+    }"""
+    proto = onnx.parser.parse_model(HEAD + text)
+    for name, value in (("one", [1]), ("begin", [0])):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    session = engine.load(proto.SerializeToString(), threads=1)
+    found = session.run({"x": x})
+    wanted = ReferenceEvaluator(proto).run(None, {"x": x})
+    for name, expected in zip(("z", "s"), wanted, strict=True):
+        assert_equal(found[name], expected)
