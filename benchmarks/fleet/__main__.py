@@ -15,7 +15,7 @@ import typer
 
 from benchmarks import options, tables
 from benchmarks.fleet import crossing as crossings
-from benchmarks.fleet import scaleup, servers
+from benchmarks.fleet import ray_fleet, scaleup, servers
 from benchmarks.fleet.table import Figure, show
 from benchmarks.provenance import collect
 
@@ -111,12 +111,27 @@ def scale_up(folder: Path, cache: Path, quick: bool) -> list[Figure]:
     return figures
 
 
+def under_ray(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    """One more worker through Serve's REST API, and a successor of one that is killed."""
+    ups, recoveries = ray_fleet.scale_up_and_recovery("mlp", folder, cache, 1 if quick else 3)
+    figures = []
+    for label, goal, seconds in (
+        ("request for one more worker to its first answer", 4, ups),
+        ("SIGKILL of a worker to its successor's first answer", 3, recoveries),
+    ):
+        middle = statistics.median(seconds)
+        note = f"under Ray Serve, {len(seconds)} rounds, minimum {tables.duration(min(seconds))}"
+        figures.append(Figure(label, tables.duration(middle), f"{goal} s", middle <= goal, note))
+    return figures
+
+
 PARTS: dict[str, Measure] = {
     "added": added,
     "crossing": crossing,
     "scaling": scaling,
     "serve": against_serve,
     "scale-up": scale_up,
+    "ray": under_ray,
 }
 
 

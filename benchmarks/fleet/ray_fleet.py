@@ -1,0 +1,101 @@
+"""A real fleet under Ray: one more worker by Serve's REST API, and what the death of one costs."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import MODELS, case_inputs, model_path
+from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.channel.networked import NetworkedChannel, NetworkOptions
+from cluster.fleet import local
+from cluster.fleet.configuration import describe
+from cluster.fleet.gateway import join
+from cluster.fleet.local import FleetRecord
+from cluster.fleet.ray_node import free_port
+
+
+@contextmanager
+def fleet(path: Path, folder: Path, cache: Path) -> Iterator[FleetRecord]:
+    """A fleet with one worker on one of this machine's two slots."""
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    description = describe(
+        path,
+        slots=2,
+        leases=str(folder / "leases"),
+        directory_port=free_port(),
+        cache_dir=str(cache / "code"),
+    )
+    record = local.up(description, workers=1, dashboard_port=free_port())
+    try:
+        yield record
+    finally:
+        local.down(record)
+
+
+def scale_up_and_recovery(
+    name: str, folder: Path, cache: Path, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Seconds from asking for a second worker, and from a kill, to the new one's first answer."""
+    path = model_path(MODELS[name], cache / "models")
+    inputs = case_inputs(MODELS[name], MODELS[name].cases[0])
+    with fleet(path, folder, cache) as record:
+        return asyncio.run(_measure(record, path, inputs, rounds))
+
+
+async def _measure(
+    record: FleetRecord, path: Path, inputs: Any, rounds: int
+) -> tuple[list[float], list[float]]:
+    channel = join(record.directory, NetworkOptions(secret=record.secret))
+    key = ModelKey(path.stem, 1, 1)
+    await channel.load(key, ModelSource(path))
+    ups, recoveries = [], []
+
+    def grow() -> None:
+        record.control.scale(record.name, 2)
+
+    for _ in range(rounds + 1):
+        known = _ready(channel)
+        ups.append(await _until_new(channel, key, inputs, known, grow))
+        await asyncio.to_thread(local.scale, record, 2, 60)
+        known = _ready(channel)
+        state = record.control.state(record.name)
+        assert state is not None
+        victim = next(r.pid for r in state.replicas if r.deployment == "Worker" and r.pid)
+        kill = partial(os.kill, victim, signal.SIGKILL)
+        recoveries.append(await _until_new(channel, key, inputs, known, kill))
+        await asyncio.to_thread(local.scale, record, 2, 60)
+        await asyncio.to_thread(local.scale, record, 1, 60)
+        while len(_ready(channel)) != 1:
+            await asyncio.sleep(0.02)
+    await channel.close()
+    # The first round fills caches and starts Ray's first idle processes.
+    return ups[1:], recoveries[1:]
+
+
+def _ready(channel: NetworkedChannel) -> set[str]:
+    return {one.incarnation for one in channel.workers() if one.state == "ready" and one.models}
+
+
+async def _until_new(
+    channel: NetworkedChannel,
+    key: ModelKey,
+    inputs: Any,
+    known: set[str],
+    act: Callable[[], object],
+) -> float:
+    """Seconds from `act` until a worker that was not known has answered a batch."""
+    began = time.perf_counter()
+    await asyncio.to_thread(act)
+    while not _ready(channel) - known:
+        await asyncio.sleep(0.005)
+    # As many batches at once as there are workers: each goes to another one.
+    count = len(_ready(channel))
+    batch = Batch(key, (inputs,), None, time.monotonic() + 60)
+    await asyncio.gather(*(channel.submit(batch) for _ in range(count)))
+    return time.perf_counter() - began
