@@ -353,7 +353,9 @@ def load(
     _link(prepared, compiler, lambda done, total: report("compiling", done, total))
     if prepared.external:
         found = identity(source, prepared.external)
-    original = Original(source, compiler.target, count, options, prepared.external, found)
+    # What the caller may overwrite is kept as it is now.
+    kept = source if isinstance(source, str | Path | bytes) else bytes(source)
+    original = Original(kept, compiler.target, count, options, prepared.external, found)
     session = Session(prepared, pool, pool.gang(count), original)
     compiler.release()
     report("ready", 1, 1)

@@ -68,7 +68,7 @@ class Original:
         self.replaced, self.pieces = state
 
     def _check_identity(self) -> None:
-        if isinstance(self.source, bytes):
+        if not isinstance(self.source, str | Path):
             return
         if not self.identity or identity(self.source, self.files) != self.identity:
             raise ModelError(
@@ -80,7 +80,7 @@ class Original:
 def identity(source: str | Path | bytes, files: Sequence[str] = ()) -> tuple[int, ...]:
     """Device, inode, size and time of modification of a file and of `files` beside it; nothing for
     bytes, or where there is no such file."""
-    if isinstance(source, bytes):
+    if not isinstance(source, str | Path):
         return ()
     try:
         path = Path(source)

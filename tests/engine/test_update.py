@@ -169,6 +169,16 @@ def test_another_file_under_the_name_is_refused(tmp_path: Path) -> None:
         session.update_weights({"M": values["M"]})
 
 
+def test_bytes_that_their_owner_overwrites() -> None:
+    values, x = weights(), draw(2, 3, 5, 5)
+    source = bytearray(model(values))
+    session = engine.load(source, threads=1)  # type: ignore[arg-type]
+    source[:] = bytes(len(source))
+    values["M"] = draw(20, 7)
+    session.update_weights({"M": values["M"]})
+    np.testing.assert_allclose(session.run({"x": x})["y"], oracle(values, x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_closed_session_is_refused() -> None:
     session = engine.load(model(weights()), threads=1)
     session.close()
