@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.roofline import Roofline, measure
+from engine.runner import Direct
 from engine.runtime.layout import Job as JobLayout
 from engine.runtime.layout import Op
 from engine.runtime.memory import Block, address
 from engine.session import Session
+from engine.work import operations
 
 
 @dataclass(frozen=True)
 class OperationTime:
-    """One kernel call: node, operator, kernel family, work items, least seconds of all rounds."""
+    """One kernel call: node, operator, kernel family, work items, least seconds of all rounds.
+
+    `operations` are its floating-point operations as `engine.work` counts them, `traffic` the bytes
+    of the tensors that it reads and writes.
+    """
 
     node: str
     op: str
     kernel: str
     items: int
     seconds: float
+    operations: int = 0
+    traffic: int = 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: weights as packed, the arena that activations share, and what they would take if
+    none shared; inputs and outputs lie in arrays of the caller's."""
+
+    weights: int
+    arena: int
+    unshared: int
 
 
 def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> list[OperationTime]:
@@ -30,9 +49,7 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     Each round runs the whole program, so caches are as in use. Raises ValueError where the model
     has fallback segments.
     """
-    direct = session._state.direct
-    if direct is None:
-        raise ValueError(f"{session.name} is not one native segment; see explain()")
+    direct = _direct(session)
     runner = direct.runner
     arrays, sizes = session._state.arguments.accept(inputs)
     ready = runner.bind(sizes)
@@ -53,13 +70,65 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
             runner.check(status)
     table = bound.operations.reshape(bound.count, Op.WORDS)
     del results
-    return [
-        OperationTime(
-            step.label,
-            step.op,
-            step.spec.family,
-            int(table[index, Op.RANGE // 8]),
-            best[index],
+    program = runner.program
+    parameters, starts = bound.parameters.tolist(), (program.starts // 8).tolist()
+    times = []
+    touched = program.touched(sizes)
+    for index, step in enumerate(program.steps):
+        items = int(table[index, Op.RANGE // 8])
+        done = operations(step.spec, parameters[starts[index] :], items)
+        times.append(
+            OperationTime(
+                step.label,
+                step.op,
+                step.spec.family,
+                items,
+                best[index],
+                done,
+                touched[index] if items else 0,
+            )
         )
-        for index, step in enumerate(runner.program.steps)
-    ]
+    return times
+
+
+def memory(session: Session, inputs: Mapping[str, Any]) -> Memory:
+    """What a model takes at the shapes of `inputs`. Raises ValueError as `profile`."""
+    direct = _direct(session)
+    _, sizes = session._state.arguments.accept(inputs)
+    program = direct.runner.program
+    bound = program.bind(sizes, session._gang.threads)
+    return Memory(session._state.weights.size, bound.arena, sum(program.buffers()))
+
+
+def roofline(session: Session) -> Roofline:
+    """Limits of one core under the session's instruction set."""
+    return measure(session._pool.compiler)
+
+
+def trace(times: Sequence[OperationTime]) -> dict[str, Any]:
+    """One run as a trace that Perfetto and Chrome open: the calls in order, on one thread.
+
+    The format is Google's Trace Event Format (complete events, microseconds).
+    """
+    events: list[dict[str, Any]] = []
+    clock = 0.0
+    for each in times:
+        if each.items:
+            details = {
+                "operator": each.op,
+                "items": each.items,
+                "GFLOP/s": round(each.operations / each.seconds / 1e9, 2),
+                "GB/s": round(each.traffic / each.seconds / 1e9, 2),
+            }
+            duration = each.seconds * 1e6
+            event = {"name": each.node, "cat": each.kernel, "ph": "X", "ts": clock}
+            events.append(event | {"dur": duration, "pid": 1, "tid": 1, "args": details})
+            clock += duration
+    return {"traceEvents": events, "displayTimeUnit": "ns"}
+
+
+def _direct(session: Session) -> Direct:
+    direct = session._state.direct
+    if direct is None:
+        raise ValueError(f"{session.name} is not one native segment; see explain()")
+    return direct

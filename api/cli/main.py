@@ -15,6 +15,7 @@ from api.cli.check import check
 from api.cli.errors import CommandError
 from api.cli.explain import explain
 from api.cli.fleet import app as fleet
+from api.cli.profile import profile
 from api.cli.run import run
 from api.cli.serve import serve
 from api.cli.tune import tune
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, run, check, explain, verify, bench, build, tune):
+for command in (serve, run, check, explain, profile, verify, bench, build, tune):
     app.command()(command)
 app.add_typer(cache)
 app.add_typer(fleet)

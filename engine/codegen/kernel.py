@@ -84,6 +84,7 @@ _MODULES: Final = (
     "engine.kernels.normalize",
     "engine.kernels.pack",
     "engine.kernels.lines",
+    "engine.kernels.probe",
     "engine.kernels.pool",
     "engine.kernels.recurrent",
     "engine.kernels.reduce",

@@ -7,6 +7,7 @@ addresses of its kernels in this process.
 from __future__ import annotations
 
 import ctypes
+import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,9 @@ class Sealed:
     `ranks` axes each. Words at `arena_at` grow by the offset of the buffer in `arena_of`.
     `lifetimes` has shape [buffers, 2]: the first and last call that touch each. `needs` counts the
     leading calls that each call must wait for. A program estimated below `inline_ns` runs on the
-    calling thread. `choices` tells `explain`, by the label of a node,
-    between which candidates its lowering chose: name, cost in ns, note.
+    calling thread. `choices` tells `explain`, by the label of a node, between which candidates its
+    lowering chose: name, cost in ns, note. `traffic` holds, pickled because only a profile looks at
+    them, the bytes that each call reads and writes as dims.
     """
 
     steps: tuple[Step, ...]
@@ -99,6 +101,7 @@ class Sealed:
     ranks: tuple[int, ...]
     inline_ns: int = Tuning.inline_ns
     choices: tuple[tuple[str, tuple[tuple[str, Dim, str], ...]], ...] = ()
+    traffic: bytes = b""
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -196,6 +199,17 @@ class Sealed:
         calls = len(self.steps)
         values = self._values[items : items + 2 * calls].reshape(2, calls)
         return (values[0] * values[1]).tolist()  # type: ignore[no-any-return]
+
+    def touched(self, sizes: Mapping[str, int]) -> list[int]:
+        """Bytes that every call reads and writes, each of its tensors once."""
+        # What lies here came with the program's own code out of the same store.
+        return [dim.evaluate(sizes) for dim in pickle.loads(self.traffic)]
+
+    def buffers(self) -> list[int]:
+        """Bytes of the arena's buffers at the last binding."""
+        end = self._shapes_at
+        found: list[int] = self._values[end - len(self.lifetimes) : end].tolist()
+        return found
 
     def offsets(self) -> list[int]:
         """Where the last binding placed the arena's buffers, in bytes."""

@@ -6,6 +6,7 @@ everything that depends on sizes. Binding it generates no code and touches no we
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,6 +112,7 @@ class Program:
                 (label, tuple((each.name, each.cost, each.note) for each in candidates))
                 for label, candidates in self.choices
             ),
+            traffic=pickle.dumps([_traffic(call) for call in self.calls]),
         )
 
     def _base_index(self, buffer: Buffer) -> int:
@@ -156,6 +158,17 @@ class Program:
                         written[id(tensor.buffer)] = index
             needs.append(need)
         return list(zip(first, last, strict=True)), needs
+
+
+def _traffic(call: Call) -> Dim:
+    """Bytes of what a call reads and writes, each tensor once; a gather reads what it writes."""
+    written = call.tensors(True)
+    read = written if call.spec.family.startswith("gather") else call.tensors(False)
+    total = Dim.of(0)
+    for tensors in (read, written):
+        for tensor in {id(tensor): tensor for tensor in tensors}.values():
+            total = total + tensor.size * tensor.itemsize
+    return total
 
 
 def _put(block: list[int], word: int, value: Dim, at: int, dynamic: list[tuple[int, Dim]]) -> None:

@@ -233,3 +233,18 @@ def test_explain_at_a_shape(invoke: Invoke, digits: Path) -> None:
     calls = json.loads(invoke("explain", digits, "--shape", "image=3x1x8x8", "--json").out)
     assert {"node", "kernel", "predicted", "measured", "alternatives"} <= calls[0].keys()
     assert invoke("explain", digits, "--shape", "picture=3x1x8x8").code == 2
+
+
+def test_profile(invoke: Invoke, digits: Path, tmp_path: Path) -> None:
+    shape = ("--shape", "image=3x1x8x8", "--rounds", 1)
+    done = invoke("profile", digits, *shape, "--trace", tmp_path / "trace.json")
+    assert done.code == 0
+    assert "GFLOP/s" in done.out
+    assert "if none shared" in done.out
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    report = json.loads(invoke("profile", digits, *shape, "--json").out)
+    assert len(report["operations"]) == len(events)
+    assert report["limits"]["flops"] > 0
+    missing = invoke("profile", digits, *shape, "--trace", tmp_path / "no" / "trace.json")
+    assert missing.code == 1
+    assert "cannot be written" in missing.err
