@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,14 @@ def models() -> Path:
 
 LONGEST = ("test_quality.py", "tests/conformance/", "tests/real_input/")
 """Where the longest tests are; they start first, so that no process is left with one at the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With several processes, a folder of few letters: sockets' paths have at most 107 bytes."""
+    shared = getattr(config.option, "numprocesses", None)
+    if shared and not hasattr(config, "workerinput") and config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="ph")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -50,8 +51,7 @@ class OnnxruntimeReference:
     """onnxruntime on the CPU, one thread, without the rewrites of its highest level."""
 
     def __init__(self, model: onnx.ModelProto, outputs: Sequence[str]) -> None:
-        import onnxruntime
-
+        onnxruntime = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4

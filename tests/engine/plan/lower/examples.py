@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.models import trees
+
 Array = np.ndarray[Any, Any]
 Sizes = Mapping[str, int]
 
@@ -89,7 +91,7 @@ class Example:
             [helper.make_empty_tensor_value_info(name) for name in self.outputs],
             [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
         )
-        imports = [helper.make_opsetid("", self.opset)]
+        imports = [helper.make_opsetid("", self.opset), helper.make_opsetid("ai.onnx.ml", 3)]
         return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
 
     def feeds(self, sizes: Sizes, seed: int = 0) -> dict[str, Array]:
@@ -399,6 +401,14 @@ EXAMPLES |= {
         ],
         {"a": normal("n", "w", 12)},
         {"m": _weights(12, 17), "v": _weights(17)},
+    ),
+    "packhorse.Trees": one(
+        "TreeEnsembleRegressor",
+        {"x": normal("n", 7)},
+        domain="ai.onnx.ml",
+        zero=("n",),
+        n_targets=1,
+        **trees.drawn(3, 12, 31, 7).attributes("target"),
     ),
 }
 
