@@ -18,10 +18,11 @@ from typing import Final, Literal
 from engine.codegen.store import CodeStore, FileStore, default_folder
 from engine.errors import EngineError
 from engine.plan.store import PlanStore
+from engine.tuning import ScheduleStore
 
-StoreName = Literal["code", "plans"]
+StoreName = Literal["code", "plans", "schedules"]
 
-_MEMBER: Final = re.compile(r"(code|plans)/([0-9a-f]{64}\.(?:code|plan))")
+_MEMBER: Final = re.compile(r"(code|plans|schedules)/([0-9a-f]{64}\.(?:code|plan|json))")
 _THREADS: Final = re.compile(r"^threads (\d+)", re.M)
 _TARGET: Final = re.compile(r"^(\S+) \S+-\S+-\S+ ", re.M)
 """The line of a key that tells instruction set, triple, CPU and features."""
@@ -50,7 +51,7 @@ class StoreSummary:
 
 
 class Caches:
-    """The code store and the store of prepared models in one folder.
+    """The stores of code, of prepared models and of constants of schedules in one folder.
 
     Raises CompileError where the folder belongs to somebody else.
     """
@@ -60,6 +61,7 @@ class Caches:
         self._stores: Mapping[StoreName, FileStore] = {
             "code": CodeStore(self.folder),
             "plans": PlanStore(self.folder),
+            "schedules": ScheduleStore(self.folder),
         }
 
     def entries(self) -> list[CacheEntry]:
@@ -134,7 +136,7 @@ class Caches:
         file = tar.extractfile(member) if match and member.isreg() else None
         if match is None or file is None:
             raise EngineError(f"{archive}: {member.name!r} is not an entry of a cache")
-        store = self._stores["code" if match[1] == "code" else "plans"]
+        store = next(store for name, store in self._stores.items() if name == match[1])
         if member.size > store.limit:
             raise EngineError(f"{archive}: {member.name} is larger than the store may become")
         if not store.adopt(match[2], file.read()):

@@ -7,17 +7,16 @@ fast a program runs, never what it computes: the bytes are the same with any of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from engine import cpu
-from engine.codegen.store import default_folder
+from engine.codegen.store import FileStore, default_folder
+from engine.errors import EngineError
 
 VERSION: Final = 1
 """Raised when the meaning of a constant changes: what was measured before is then not used."""
@@ -51,38 +50,74 @@ class Tuning:
 DEFAULT: Final = Tuning()
 
 
-def tuning_path(isa: str, folder: Path | None = None) -> Path:
-    """Where the constants for this CPU and instruction set are kept."""
-    digest = hashlib.sha256(cpu.machine().model_name.encode()).hexdigest()[:16]
-    return (folder or default_folder()) / "schedules" / f"{isa}-{digest}.json"
+class ScheduleStore(FileStore):
+    """Constants by instruction set and CPU, as JSON that can be read and carried elsewhere."""
+
+    suffix = ".json"
+
+    def __init__(self, folder: Path | None = None, limit: int = 1 << 20) -> None:
+        super().__init__((folder or default_folder()) / "schedules", limit)
+
+    def get(self, isa: str, model_name: str) -> Tuning | None:
+        """Constants measured on a CPU of this name; None where there are none of use."""
+        path = self._path(_key(isa, model_name))
+        with suppress(OSError):
+            if path.lstat().st_uid == os.geteuid() and path.stat().st_size <= _LONGEST:
+                found = _decoded(path.read_bytes())
+                return found[1] if found and found[0] == _key(isa, model_name) else None
+        return None
+
+    def put(self, isa: str, model_name: str, tuning: Tuning) -> Path | None:
+        """Keep constants; the path of the entry, None where the folder cannot be written."""
+        content = {
+            "version": VERSION,
+            "cpu": model_name,
+            "isa": isa,
+            "constants": asdict(tuning),
+        }
+        data = json.dumps(content, indent=1).encode()
+        key = _key(isa, model_name)
+        return self._path(key) if self._write(key, lambda file: file.write(data)) else None
+
+    def verified(self, content: bytes) -> str | None:
+        """Key of an entry whose constants can be used, else None."""
+        found = _decoded(content)
+        return found[0] if found is not None else None
+
+    def label(self, path: Path) -> tuple[str, str] | None:
+        """Key of an entry, and the CPU that it was measured on."""
+        with suppress(OSError):
+            key = self.verified(path.read_bytes())
+            return None if key is None else (key, "\n".join(key.split("\n")[1:]))
+        return None
+
+
+def _key(isa: str, model_name: str) -> str:
+    return f"{isa} schedule-constants-{VERSION} \n{model_name}"
+
+
+def _decoded(content: bytes) -> tuple[str, Tuning] | None:
+    """Key and constants of an entry; None where anything about it is wrong."""
+    try:
+        found: dict[str, Any] = json.loads(content)
+        if found["version"] != VERSION:
+            return None
+        return _key(str(found["isa"]), str(found["cpu"])), Tuning(**found["constants"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def read_tuning(isa: str, folder: Path | None = None) -> Tuning:
-    """Constants measured on this CPU, or the defaults where there are none that can be used."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        path = tuning_path(isa, folder)
-        if path.stat().st_size > _LONGEST or path.stat().st_uid != os.geteuid():
-            return DEFAULT
-        found: dict[str, Any] = json.loads(path.read_text())
-        if found["version"] == VERSION and found["cpu"] == cpu.machine().model_name:
-            return Tuning(**found["constants"])
-    return DEFAULT
+    """Constants measured on this CPU, or the defaults where there are none of use."""
+    return ScheduleStore(folder).get(isa, cpu.machine().model_name) or DEFAULT
 
 
 def write_tuning(isa: str, tuning: Tuning, folder: Path | None = None) -> Path:
-    """Keep constants for this CPU; the file can be carried to machines of the same CPU.
-
-    Raises OSError where the folder cannot be written.
-    """
-    path = tuning_path(isa, folder)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    content = {
-        "version": VERSION,
-        "cpu": cpu.machine().model_name,
-        "isa": isa,
-        "constants": asdict(tuning),
-    }
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="tmp-", delete=False) as file:
-        json.dump(content, file, indent=1)
-    Path(file.name).replace(path)
+    """Keep constants for this CPU. Raises EngineError where the folder cannot be written."""
+    store = ScheduleStore(folder)
+    path = store.put(isa, cpu.machine().model_name, tuning)
+    if path is None:
+        raise EngineError(
+            f"{store.folder} cannot be written; set PACKHORSE_CACHE_DIR to a folder that can"
+        )
     return path

@@ -44,7 +44,7 @@ def list_entries(cache_dir: Folder = None, json: Json = False) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("store", "entry", "instruction set"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=72)
     for heading in ("size", "last used"):
         table.add_column(heading, justify="right", no_wrap=True)
     now = time.time()

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import engine
+from engine.caches import Caches
 from engine.tuner import product_model, tune
-from engine.tuning import Tuning, read_tuning, tuning_path, write_tuning
+from engine.tuning import Tuning, read_tuning, write_tuning
 
 
 def test_constants_are_kept(tmp_path: Path) -> None:
@@ -61,6 +62,17 @@ def test_no_constant_changes_a_byte(
         assert result.tobytes() == expected.tobytes()
 
 
+def test_constants_travel_with_the_other_caches(tmp_path: Path) -> None:
+    tuning = Tuning(row_block=48)
+    write_tuning("avx2", tuning, tmp_path / "here")
+    (entry,) = Caches(tmp_path / "here").entries()
+    assert (entry.store, entry.isa) == ("schedules", "avx2")
+    assert entry.title == engine.cpu.machine().model_name
+    Caches(tmp_path / "here").pack(tmp_path / "all.tar")
+    Caches(tmp_path / "there").unpack(tmp_path / "all.tar")
+    assert read_tuning("avx2", tmp_path / "there") == tuning
+
+
 def test_loading_uses_what_was_measured(tmp_path: Path) -> None:
     data = product_model(8, 200, 200)
     before = engine.load(data, 2, cache_dir=tmp_path).stats()
@@ -78,4 +90,4 @@ def test_tuning_gives_constants_that_can_be_kept(tmp_path: Path) -> None:
     assert {finding.name for finding in findings} == set(asdict(tuning))
     for finding in findings:
         assert getattr(tuning, finding.name) == finding.chosen
-    assert tuning_path("avx2", tmp_path).parent.name == "schedules"
+    assert write_tuning("avx2", tuning, tmp_path).parent.name == "schedules"
