@@ -91,12 +91,12 @@ class Processes:
         return url
 
 
-def wait_for_port(url: str) -> None:
-    """Wait until an address answers; raises `RuntimeError` if it does not."""
+def wait_for_port(url: str, body: bytes | None = None) -> None:
+    """Wait until an address answers, to `body` if there is one; else raises `RuntimeError`."""
     end = time.monotonic() + START_S
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=1):
+            with urllib.request.urlopen(url, body, timeout=2):
                 return
         except OSError:
             if time.monotonic() > end:

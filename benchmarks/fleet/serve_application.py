@@ -74,7 +74,8 @@ class Model:
 
 if __name__ == "__main__":
     model, widths, port, replicas = sys.argv[1:]
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on this machine, for some seconds
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     count = int(replicas)
     serve.run(Model.options(num_replicas=count).bind(model, widths, count), route_prefix="/")

@@ -8,7 +8,8 @@ from benchmarks.models import MODELS, case_inputs, model_path
 from benchmarks.models.registry import Inputs
 
 CALLERS = 64
-SERVE_CALLERS = 64
+SECONDS = {"mlp": 4.0, "encoder": 10.0}
+"""Of a comparison with Ray Serve: many times what a batch takes."""
 
 
 def free_port() -> int:
@@ -62,27 +63,27 @@ def one_and_two(folder: Path, cache: Path, rounds: int) -> tuple[list[Figures], 
 def ours_and_serve(
     folder: Path, cache: Path, model: str, rounds: int
 ) -> tuple[list[Figures], list[Figures]]:
-    """Two workers of one core against two replicas on one core each, in turns."""
+    """Two workers of one core against two replicas on one core each.
+
+    In turns, each alone on the machine: Ray's own processes also take time when nothing is asked.
+    """
     path, inputs = prepared(model, cache)
     body = b"".join(array.tobytes() for array in inputs.values())
     widths = ",".join(
         f"{name}:{array.dtype.name}:{array.shape[1]}" for name, array in inputs.items()
     )
+    load = {"connections": CALLERS, "seconds": SECONDS[model], "warmup": 3}
     sides: tuple[list[Figures], list[Figures]] = ([], [])
-    with Processes(folder / "serve", cache / "code") as theirs:
-        port = free_port()
-        theirs.start("benchmarks.fleet.serve_application", str(path), widths, str(port), "2")
-        wait_for_port(f"http://127.0.0.1:{port}/-/healthz")
-        url = f"http://127.0.0.1:{port}"
-        with Processes(folder / "ours", cache / "code") as own:
+    for turn in range(rounds):
+        with Processes(folder / f"ours-{turn}", cache / "code") as own:
             ours = _workers(own, path, 2)
-            for _ in range(rounds):
-                sides[0].append(
-                    call(ours, path.stem, inputs, connections=SERVE_CALLERS, seconds=4, warmup=1)
-                )
-                sides[1].append(
-                    call_raw(url, "/", body, connections=SERVE_CALLERS, seconds=4, warmup=1)
-                )
+            sides[0].append(call(ours, path.stem, inputs, **load))
+        with Processes(folder / f"serve-{turn}", cache / "code") as theirs:
+            port = free_port()
+            theirs.start("benchmarks.fleet.serve_application", str(path), widths, str(port), "2")
+            url = f"http://127.0.0.1:{port}"
+            wait_for_port(url, body)
+            sides[1].append(call_raw(url, "/", body, **load))
     return sides
 
 

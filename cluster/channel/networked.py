@@ -18,17 +18,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import zmq
-
 from cluster.channel import Batch, ModelKey, ModelSource
-from cluster.channel.arena import sweep
 from cluster.channel.flight import Flight
 from cluster.channel.heartbeat import Heartbeat
 from cluster.channel.link import Cause, Link, LinkOptions
 from cluster.channel.quarantine import LostError, Quarantine
+from cluster.channel.roster import Roster, WorkerStatus
 from cluster.channel.security import Credentials
 from cluster.description import ModelDescription
-from cluster.discovery import Discovery, Endpoints, WorkerEndpoint
+from cluster.discovery import Discovery
 from cluster.errors import (
     ChannelError,
     ClusterError,
@@ -40,9 +38,6 @@ from cluster.session import LoadProgress, Tensors
 from engine.errors import InputError
 
 logger = logging.getLogger("packhorse.cluster")
-
-_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Pauses between attempts to reach a worker that is listed but does not answer."""
 
 _LOAD_DEATHS = 2
 """Workers that may die of loading a model before it is not tried any further."""
@@ -67,20 +62,6 @@ class NetworkOptions:
     worker_wait_s: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """What the channel knows of a worker; `state` is ready, leaving, connecting or away."""
-
-    worker: str
-    incarnation: str
-    state: str
-    detail: str
-    models: int
-    outstanding: int
-    credits: int
-    shared_memory: bool
-
-
 @dataclass(eq=False, slots=True)
 class _Resident:
     source: ModelSource
@@ -89,34 +70,20 @@ class _Resident:
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(slots=True)
-class _Place:
-    """A listed worker: its link while there is one, and how reaching it has gone."""
-
-    endpoint: WorkerEndpoint
-    link: Link | None = None
-    failures: int = 0
-    trouble: str = ""
-    retry: asyncio.TimerHandle | None = None
-
-
 class NetworkedChannel:
     """Runs batches on the workers of a fleet."""
 
     def __init__(self, discovery: Discovery, options: NetworkOptions | None = None) -> None:
         """Workers are looked for from the first load on; raises `ChannelError` for a bad secret."""
         options = options if options is not None else NetworkOptions()
-        self._discovery = discovery
         self._options = options
-        self._link_options = LinkOptions(
+        link_options = LinkOptions(
             options.gateway or f"{os.uname().nodename}/{os.getpid()}",
             Credentials.of(options.secret) if options.secret else None,
             options.heartbeat,
             options.shared_bytes,
         )
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._places: dict[str, _Place] = {}
+        self._roster = Roster(discovery, link_options, self)
         self._models: dict[ModelKey, _Resident] = {}
         self._waiting: deque[Flight] = deque()
         self._quarantine = Quarantine(self)
@@ -131,7 +98,7 @@ class NetworkedChannel:
         """Load on every worker that is there; those that come later follow by themselves."""
         if self._closed:
             raise ChannelError("the channel is closed")
-        self._start()
+        self._roster.start()
         where = f"model '{key.name}' version {key.version}"
         deadline = time.monotonic() + self._options.worker_wait_s
         deaths = 0
@@ -159,7 +126,7 @@ class NetworkedChannel:
                 raise LoadError(f"{where}: loading it failed {deaths} times: {results[0]}")
         resident = self._models[key] = _Resident(source, found[0])
         resident.quiet.set()
-        for link in self._links():
+        for link in self._roster.links():
             self._equip(link)
         return resident.description
 
@@ -168,7 +135,7 @@ class NetworkedChannel:
         resident = self._models.pop(key, None)
         if resident is not None:
             await resident.quiet.wait()
-            await asyncio.gather(*(link.unload(key) for link in self._links()))
+            await asyncio.gather(*(link.unload(key) for link in self._roster.links()))
 
     def describe(self, key: ModelKey) -> ModelDescription:
         """What a loaded model takes and gives."""
@@ -177,7 +144,7 @@ class NetworkedChannel:
     def stats(self, key: ModelKey) -> Mapping[str, int | float]:
         """Counters of the model's sessions, summed over the workers."""
         total: dict[str, int | float] = {}
-        for link in self._links():
+        for link in self._roster.links():
             for name, value in link.stats.get(key, {}).items():
                 total[name] = total.get(name, 0) + value
         return total
@@ -186,7 +153,10 @@ class NetworkedChannel:
         """Whether a worker would take a batch of this model now; what is unknown fails at once."""
         if key not in self._models:
             return True
-        return not self._waiting and self._choose(key) is not None
+        # Those that have waited longest go first, but only before batches of their own model.
+        if any(flight.batch.key == key for flight in self._waiting):
+            return False
+        return self._choose(key) is not None
 
     def on_idle(self, callback: Callable[[], None]) -> None:
         """Call `callback` after every answer and whenever workers or credits change."""
@@ -194,7 +164,7 @@ class NetworkedChannel:
 
     def workers(self) -> list[WorkerStatus]:
         """Every listed worker and how it is."""
-        return [_status(place) for _, place in sorted(self._places.items())]
+        return self._roster.statuses()
 
     def submit(self, batch: Batch) -> Future[Tensors]:
         """Send a batch to a worker, or keep it until one can take it."""
@@ -218,15 +188,11 @@ class NetworkedChannel:
         self._closed = True
         for key in list(self._models):
             await self.unload(key)
-        tasks = [*self._tasks, *([self._watch] if self._watch else [])]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for incarnation in list(self._places):
-            self._forget(incarnation)
-        if self._context is not None:
-            await asyncio.to_thread(self._context.term)
-            self._context = None
+        await self._roster.close()
 
     # What the quarantine needs.
 
@@ -234,7 +200,7 @@ class NetworkedChannel:
         """A worker for suspects of this model, which gets nothing else until it is released."""
         candidates = [
             link
-            for link in self._links()
+            for link in self._roster.links()
             if link.ready and not link.leaving and key in link.models and not link.reserved
         ]
         link = min(candidates, key=lambda link: link.outstanding, default=None)
@@ -255,12 +221,14 @@ class NetworkedChannel:
 
     # What the links tell.
 
+    def roster_changed(self) -> None:
+        """Workers have come or gone."""
+        self._change()
+
     def link_ready(self, link: Link) -> None:
         """A worker answers: it gets every model."""
         logger.info("%r is connected", link)
-        place = self._places.get(link.endpoint.incarnation)
-        if place is not None:
-            place.failures, place.trouble = 0, ""
+        self._roster.reached(link)
         self._equip(link)
         self._change()
 
@@ -289,11 +257,7 @@ class NetworkedChannel:
         """A worker is lost: what it had goes elsewhere, or into quarantine if it died of it."""
         expected = cause is Cause.LEFT
         logger.log(logging.INFO if expected else logging.WARNING, "%s", reason)
-        place = self._places.get(link.endpoint.incarnation)
-        if place is not None and place.link is link:
-            place.link = None
-            place.trouble = reason
-            self._retry(place)
+        self._roster.lost(link, reason)
         elsewhere = []
         for flight in flights:
             flight.returns += 1
@@ -312,55 +276,10 @@ class NetworkedChannel:
         """Send a suspect to the worker that is reserved for it; raises `InputError`."""
         link.run(flight)
 
-    def _start(self) -> None:
-        if self._context is None:
-            sweep()
-            self._context = zmq.Context()
-            self._watch = asyncio.create_task(self._follow())
-
-    async def _follow(self) -> None:
-        async for endpoints in self._discovery.watch():
-            self._reconcile(endpoints)
-
-    def _reconcile(self, endpoints: Endpoints) -> None:
-        listed = {endpoint.incarnation: endpoint for endpoint in endpoints}
-        for incarnation in self._places.keys() - listed.keys():
-            self._forget(incarnation, at_once=False)
-        for incarnation, endpoint in listed.items():
-            if incarnation not in self._places:
-                place = self._places[incarnation] = _Place(endpoint)
-                self._connect(place)
-        self._change()
-
-    def _connect(self, place: _Place) -> None:
-        place.retry = None
-        if self._context is not None and not self._closed:
-            place.link = Link(self._context, place.endpoint, self._link_options, self)
-
-    def _retry(self, place: _Place) -> None:
-        pause = _RETRY_S[min(place.failures, len(_RETRY_S) - 1)]
-        place.failures += 1
-        loop = asyncio.get_running_loop()
-        place.retry = loop.call_later(pause, self._connect, place)
-
-    def _forget(self, incarnation: str, *, at_once: bool = True) -> None:
-        place = self._places.pop(incarnation)
-        if place.retry is not None:
-            place.retry.cancel()
-        if place.link is not None:
-            if at_once:
-                place.link.close()
-            else:
-                # It stays alive through its flights, and is closed by the last of them.
-                place.link.retire()
-
-    def _links(self) -> list[Link]:
-        return [place.link for place in self._places.values() if place.link and place.link.ready]
-
     async def _first_links(self, where: str, deadline: float) -> list[Link]:
-        while not (links := self._links()):
+        while not (links := self._roster.links()):
             if time.monotonic() >= deadline:
-                reasons = "; ".join(p.trouble for p in self._places.values() if p.trouble)
+                reasons = "; ".join(self._roster.troubles())
                 raise LoadError(
                     f"{where}: no worker to load it on within {self._options.worker_wait_s:g} s"
                     + (f": {reasons}" if reasons else "; start workers, or look why none is found")
@@ -396,14 +315,9 @@ class NetworkedChannel:
 
     def _choose(self, key: ModelKey) -> Link | None:
         best: Link | None = None
-        for place in self._places.values():
-            link = place.link
-            if (
-                link is not None
-                and link.takes(key)
-                and not link.reserved
-                and (best is None or link.outstanding < best.outstanding)
-            ):
+        for link in self._roster.links():
+            fewer = best is None or link.outstanding < best.outstanding
+            if fewer and link.takes(key) and not link.reserved:
                 best = link
         return best
 
@@ -459,20 +373,3 @@ class NetworkedChannel:
         if resident is None:
             raise ModelUnavailableError(f"model '{key.name}' version {key.version} is not loaded")
         return resident
-
-
-def _status(place: _Place) -> WorkerStatus:
-    link = place.link
-    state = "away" if link is None else "connecting"
-    if link is not None and link.ready:
-        state = "leaving" if link.leaving else "ready"
-    return WorkerStatus(
-        place.endpoint.worker,
-        place.endpoint.incarnation,
-        state,
-        place.trouble,
-        len(link.models) if link is not None else 0,
-        link.outstanding if link is not None else 0,
-        link.credits if link is not None else 0,
-        link is not None and link.shared,
-    )

@@ -12,7 +12,7 @@ from typing import Any
 from cluster.channel import ModelKey, wire
 from cluster.channel.arena import Arena, Mapping
 from cluster.channel.sockets import Frame, PeerGoneError
-from cluster.channel.tensors import UnsendableError, discard, pack_batch
+from cluster.channel.tensors import discard, pack_batch
 from cluster.channel.wire import Kind
 from cluster.errors import ChannelError, ClusterError, DeadlineError, ModelUnavailableError
 from cluster.session import Tensors
@@ -87,7 +87,7 @@ class Session:
             return
         try:
             parcel = pack_batch([outputs], self.answers)
-        except UnsendableError as error:
+        except (TypeError, ValueError) as error:
             self._tell(run.id, RunError(f"model '{run.model.key.name}': output {error}"))
             return
         self.send(Kind.ANSWER, {"tensors": parcel.listing}, run.id, parcel.frames)

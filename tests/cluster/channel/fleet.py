@@ -40,7 +40,7 @@ class Fleet:
     async def start(self, workers: int) -> None:
         for index in range(len(self._slots), len(self._slots) + workers):
             self._slots.append(asyncio.create_task(self._supervise(f"test/{index}")))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while len(FolderDiscovery(self.folder / "workers").scan()) < len(self._slots):
                 await asyncio.sleep(0.01)
 
