@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from asyncio import Future
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import zmq
 
 from cluster.channel import ModelKey, ModelSource, arena, streams, wire
-from cluster.channel.descriptions import unpack_description
+from cluster.channel.calls import Calls
 from cluster.channel.flight import Flight
 from cluster.channel.heartbeat import Heartbeat, Pulse
 from cluster.channel.security import Credentials
@@ -109,9 +108,7 @@ class Link:
         self._open = True
         self._next = 0
         self._flights: dict[int, tuple[Flight, list[int]]] = {}
-        self._loads: dict[int, tuple[Future[ModelDescription], LoadProgress | None]] = {}
-        self._unloads: dict[int, Future[None]] = {}
-        self._isolation: Future[None] | None = None
+        self._calls = Calls()
         self._requests: arena.Arena | None = None
         self._answers: arena.Mapping | None = None
         self._last_seen = time.monotonic()
@@ -183,8 +180,6 @@ class Link:
             raise ChannelError(f"{self} has gone")
         self._next += 1
         number = self._next
-        done: Future[ModelDescription] = self._loop.create_future()
-        self._loads[number] = (done, progress)
         body = {
             "key": list(key),
             "path": str(source.path),
@@ -195,14 +190,12 @@ class Link:
         }
         self._send(Kind.LOAD, body, number)
         try:
-            description = await done
+            description = await self._calls.load(number, progress)
         except asyncio.CancelledError:
             self._send(Kind.CANCEL, {}, number)
             # It may have been loaded in the same moment.
             self._send(Kind.UNLOAD, {"key": list(key)}, 0)
             raise
-        finally:
-            self._loads.pop(number, None)
         self.models[key] = description
         return description
 
@@ -212,10 +205,8 @@ class Link:
             return
         self.stats.pop(key, None)
         self._next += 1
-        number = self._next
-        done = self._unloads[number] = self._loop.create_future()
-        self._send(Kind.UNLOAD, {"key": list(key)}, number)
-        await done
+        self._send(Kind.UNLOAD, {"key": list(key)}, self._next)
+        await self._calls.unload(self._next)
 
     async def isolate(self) -> None:
         """Wait until nothing but our batches runs on the worker, and keep it so.
@@ -224,13 +215,11 @@ class Link:
         """
         if not self._open:
             raise ChannelError(f"{self} has gone")
-        self._isolation = self._loop.create_future()
         self._send(Kind.ISOLATE, {})
-        await self._isolation
+        await self._calls.isolation()
 
     def resume(self) -> None:
         """End what `isolate` began."""
-        self._isolation = None
         self._send(Kind.RESUME, {})
 
     def retire(self) -> None:
@@ -326,28 +315,18 @@ class Link:
             case Kind.ERROR:
                 kind = _ERRORS.get(wire.text(body, "error"), ChannelError)
                 error = kind(wire.text(body, "message"))
-                if (loading := self._loads.get(message.id)) is not None:
-                    if not loading[0].done():
-                        loading[0].set_exception(error)
-                else:
+                if not self._calls.failed(message.id, error):
                     self._answered(message.id, lambda: error)
             case Kind.BEAT:
                 self._beaten(body)
             case Kind.PROGRESS:
-                loading = self._loads.get(message.id)
-                if loading is not None and loading[1] is not None:
-                    stage = wire.text(body, "stage")
-                    loading[1](stage, wire.count(body, "done"), wire.count(body, "total"))
+                self._calls.progressed(message.id, body)
             case Kind.LOADED:
-                description = unpack_description(body.get("description"))
-                if (loading := self._loads.get(message.id)) and not loading[0].done():
-                    loading[0].set_result(description)
+                self._calls.loaded(message.id, body)
             case Kind.UNLOADED:
-                if (unloading := self._unloads.pop(message.id, None)) and not unloading.done():
-                    unloading.set_result(None)
+                self._calls.unloaded(message.id)
             case Kind.ISOLATED:
-                if self._isolation is not None and not self._isolation.done():
-                    self._isolation.set_result(None)
+                self._calls.isolated()
             case Kind.WELCOME:
                 self._welcomed(body)
             case Kind.LEAVING:
@@ -463,15 +442,7 @@ class Link:
             self._requests.close()
             self._requests = None
         self._answers = None
-        for loading, _ in self._loads.values():
-            if not loading.done():
-                loading.set_exception(ChannelError(reason))
-        for unloading in self._unloads.values():
-            if not unloading.done():
-                unloading.set_result(None)
-        self._unloads.clear()
-        if self._isolation is not None and not self._isolation.done():
-            self._isolation.set_exception(ChannelError(reason))
+        self._calls.end(reason)
         self.models.clear()
         for flight in flights:
             flight.link = None
