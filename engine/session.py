@@ -28,6 +28,7 @@ from engine.plan.weights import WeightMemory
 from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
+from engine.throughput import Rows
 from engine.tuning import Tuning, read_tuning
 from engine.update import Original, identity
 
@@ -108,7 +109,12 @@ class Session:
     """A loaded model. Thread-safe; made by `load`."""
 
     def __init__(
-        self, prepared: Prepared, pool: Pool, gang: Gang, original: Original | None = None
+        self,
+        prepared: Prepared,
+        pool: Pool,
+        gang: Gang,
+        original: Original | None = None,
+        workers: int = 1,
     ) -> None:
         self.name = prepared.name
         self.inputs: tuple[TensorSpec, ...] = tuple(map(specify, prepared.inputs))
@@ -120,6 +126,7 @@ class Session:
         self._original = original
         self._packs = Counter(prepared.packed)
         self._updating = threading.Lock()
+        self._rows = Rows(workers) if workers > 1 else None
         if self._state.fallbacks:
             from engine.runtime.blas import limit_blas_threads
 
@@ -139,7 +146,7 @@ class Session:
         direct = state.direct
         if outputs is not None:
             self._check(outputs)
-        elif direct is not None:
+        elif direct is not None and self._rows is None:
             results = direct.quick(inputs)
             if results is not None:
                 self._runs += 1
@@ -147,7 +154,10 @@ class Session:
         arrays, sizes = state.arguments.accept(inputs)
         self._runs += 1
         if direct is not None:
-            return direct.named(direct.run(arrays, sizes), outputs)
+            found = None
+            if self._rows is not None and self.batch_axis:
+                found = self._rows.run(direct, arrays, sizes)
+            return direct.named(found or direct.run(arrays, sizes), outputs)
         return self._interpret(state, arrays, sizes, outputs)
 
     async def run_async(
@@ -155,11 +165,11 @@ class Session:
     ) -> dict[str, np.ndarray[Any, Any]]:
         """As `run`, awaiting completion on the running asyncio loop through an eventfd.
 
-        A model with several segments runs in a worker thread instead.
+        A model with several segments, or with `throughput`, runs in a worker thread instead.
         """
         state = self._state
         direct = state.direct
-        if direct is None:
+        if direct is None or self._rows is not None:
             import asyncio
 
             return await asyncio.to_thread(self.run, inputs, outputs)
@@ -264,7 +274,7 @@ class Session:
             "fallback_segments": state.fallbacks,
             "weight_bytes": state.weights.size,
             "packs_total": self._packs.total(),
-            "threads": self._gang.threads,
+            "threads": self._gang.threads if self._rows is None else self._rows.workers,
             "kernels_compiled": self._pool.compiler.compiled,
             "compile_seconds": self._pool.compiler.seconds,
             "code_hits": store.hits,
@@ -279,6 +289,8 @@ class Session:
         """Release programs and weights once the runs in flight have ended."""
         with self._updating:
             self._state = self._state.emptied(self._gang)
+            if self._rows is not None:
+                self._rows.close()
 
 
 def _interface(prepared: Prepared) -> tuple[Any, ...]:
@@ -308,6 +320,7 @@ def load(
     progress: Report | None = None,
     winograd: bool = True,
     tuning: Tuning | None = None,
+    throughput: bool = False,
 ) -> Session:
     """Load an ONNX model from a file or its bytes.
 
@@ -316,8 +329,11 @@ def load(
     `cache_dir` keeps compiled code and prepared models (None: ``PACKHORSE_CACHE_DIR``, else the
     user's cache folder), `progress` is called as loading proceeds, `winograd` admits minimal
     filtering for 3x3 convolutions, which rounds differently, `tuning` holds the constants of
-    schedules (None: what ``packhorse tune`` measured here, else the defaults). Raises ModelError
-    for a model that cannot be run and CompileError where code cannot be generated.
+    schedules (None: what ``packhorse tune`` measured here, else the defaults). With `throughput`
+    every thread runs rows of a batch, or a caller, of its own instead of sharing each operation
+    with the others: more answers per second where batches or callers are many, a longer wait for
+    one of a single row; the bytes are the same. Raises ModelError for a model that cannot be run
+    and CompileError where code cannot be generated.
     """
 
     def report(stage: str, done: int = 0, total: int = 1) -> None:
@@ -327,7 +343,8 @@ def load(
     report("reading")
     folder = Path(cache_dir) if cache_dir is not None else None
     pool = Pool.of(isa, folder)
-    compiler, count = pool.compiler, usable(threads)
+    compiler, workers = pool.compiler, usable(threads)
+    count = 1 if throughput else workers
     options = PlanOptions(winograd, tuning or read_tuning(compiler.target.name, folder))
     found = identity(source)
     key = pool.plans.key(source, compiler.target, count, options)
@@ -356,7 +373,8 @@ def load(
     # What the caller may overwrite is kept as it is now.
     kept = source if isinstance(source, str | Path | bytes) else bytes(source)
     original = Original(kept, compiler.target, count, options, prepared.external, found)
-    session = Session(prepared, pool, pool.gang(count), original)
+    gang = pool.gang(count)
+    session = Session(prepared, pool, gang, original, workers if throughput else 1)
     compiler.release()
     report("ready", 1, 1)
     return session

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 import weakref
+from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
@@ -102,6 +103,16 @@ class Job:
         return int(self.words[JobLayout.STATUS // 8])
 
 
+class _Spare:
+    """What a caller needs that runs a program itself: an arena, and scratch once it is used."""
+
+    __slots__ = ("arena", "scratch")
+
+    def __init__(self) -> None:
+        self.arena = Block(1)
+        self.scratch: Block | None = None
+
+
 class Gang:
     """`threads` native threads, pinned one to a CPU where they fill the machine's usable CPUs."""
 
@@ -113,10 +124,10 @@ class Gang:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self.inline = threading.Lock()
         self._arena = Block(1)
-        self._inline_arena = Block(1)
-        self._inline_scratch: Block | None = None
+        self._spares: SimpleQueue[_Spare] = SimpleQueue()
+        for _ in range(max(cpu.machine().threads, 1)):
+            self._spares.put(_Spare())
         self._memory = words(GangLayout.size(self.threads) // 8)
         self._memory[GangLayout.THREADS // 8] = self.threads
         self._memory[GangLayout.SPIN // 8] = SPIN_CYCLES
@@ -201,16 +212,19 @@ class Gang:
     def run_inline(self, job: Job, arena: int) -> int:
         """Run a job on the calling thread; `arena` is the bytes it needs.
 
-        One caller at a time: they share an arena, and small programs are quicker than switching.
+        As many callers run at once as there are usable CPUs, others wait.
         """
-        with self.inline:
-            if self._inline_arena.size < arena:
-                self._inline_arena = Block(arena)
-            if self._inline_scratch is None:
-                self._inline_scratch = Block(SCRATCH, huge=False)
-            job.bases[0] = self._inline_arena.address
-            status: int = self.native.inline(job.address, self._inline_scratch.address)
+        spare = self._spares.get()
+        try:
+            if spare.arena.size < arena:
+                spare.arena = Block(arena)
+            if spare.scratch is None:
+                spare.scratch = Block(SCRATCH, huge=False)
+            job.bases[0] = spare.arena.address
+            status: int = self.native.inline(job.address, spare.scratch.address)
             return status
+        finally:
+            self._spares.put(spare)
 
     def stop(self) -> None:
         """Let the threads end and wait for them; the job that runs is finished first."""
