@@ -18,6 +18,7 @@ from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
 from engine.graph.passes.identities import identities
 from engine.graph.passes.quantization import quantization
+from engine.graph.passes.shared_kernels import shared_kernels
 from engine.graph.passes.transposes import transposes
 
 BRANCHES = 16
@@ -32,5 +33,5 @@ def optimise(graph: Graph) -> list[PassReport]:
         reports += measured + run(graph, CANONICAL, CANONICAL_ROUNDS)
     reports += run(graph, (quantization, attention, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
-    reports += run(graph, (fuse_epilogue, fuse_elementwise, dead_code))
+    reports += run(graph, (fuse_epilogue, fuse_elementwise, shared_kernels, dead_code))
     return reports

@@ -57,12 +57,12 @@ def _expressions(graph: Graph) -> dict[int, Expr]:
             if output.shape is None or output.dims is not None or output.is_constant:
                 continue
             expr = from_node(node)
-            if isinstance(expr, Expr) and _reads_all_axes(node, expr):
+            if isinstance(expr, Expr) and reads_all_axes(node, expr):
                 found[id(node)] = expr
     return found
 
 
-def _reads_all_axes(node: Node, expr: Expr) -> bool:
+def reads_all_axes(node: Node, expr: Expr) -> bool:
     """Whether the inputs that the expression reads give the result its rank."""
     read = [node.inputs[int(x.value or 0)] for x in expr.inputs]
     ranks = [value.rank for value in read if value is not None and value.shape is not None]

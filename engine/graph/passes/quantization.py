@@ -8,7 +8,8 @@ DequantizeLinear-23; rounding is half to even):
 
 Integers of up to 16 bits are exact in float32. So where dequantisation alone reads a quantised
 tensor, the casts cancel and the tensor never exists: ``(q(x) - z) * s`` is a handful of float
-operations that later passes fuse into what produced x. Scales per axis become constants of the
+operations that later passes fuse into what produced x. Products of integers go the same way
+(`integer_products`). Scales per axis become constants of the
 shape that broadcasts; a scale that is computed (dynamic quantisation) must be a single one.
 
 Preconditions: float32 outside, no blocks.
@@ -21,8 +22,11 @@ from typing import Any, Final
 import numpy as np
 from onnx import helper
 
+from engine.graph.body import Body, Unsupported
 from engine.graph.dims import Dim
+from engine.graph.inference.walk import infer_node, start
 from engine.graph.ir import AnyArray, Graph, Node, Value
+from engine.graph.passes.integer_products import PRODUCTS, expand_product
 from engine.graph.passes.manager import PassReport
 from engine.graph.passes.rewrite import Names, Rewriter, all_graphs, constant_array
 
@@ -32,7 +36,7 @@ _VERSION: Final = 14
 
 
 def quantization(graph: Graph) -> PassReport:
-    """Rewrite both operators in the graph and its subgraphs."""
+    """Rewrite both operators, and products of integers, in the graph and its subgraphs."""
     names = Names(graph)
     notes: list[str] = []
     changes = 0
@@ -40,6 +44,10 @@ def quantization(graph: Graph) -> PassReport:
         rewriter = Rewriter(inner, names)
         floats: dict[int, Value] = {}
         for node in rewriter.nodes():
+            if not node.domain and node.op in PRODUCTS:
+                reason = _product(rewriter, node, graph, floats)
+                if reason is not None:
+                    notes.append(f"{node.label}: {node.op} stays: {reason}")
             if node.domain or node.op not in ("QuantizeLinear", "DequantizeLinear"):
                 continue
             quantise = node.op == "QuantizeLinear"
@@ -52,6 +60,20 @@ def quantization(graph: Graph) -> PassReport:
                 _dequantize(rewriter, node, *parameters, floats)
         changes += rewriter.finish()
     return PassReport("quantization", changes, notes)
+
+
+def _product(rewriter: Rewriter, node: Node, graph: Graph, floats: dict[int, Value]) -> str | None:
+    """Rewrite a product of integers; the reason where it stays."""
+    state = start(graph)
+    body = Body(node, rewriter.names, lambda made: infer_node(made, state, None))
+    try:
+        exact = expand_product(body, floats)
+        rewriter.replace(node, body.finish())
+    except Unsupported as verdict:
+        return str(verdict)
+    if exact is not None:
+        floats[id(node.outputs[0])] = exact
+    return None
 
 
 _Operand = AnyArray | Value
