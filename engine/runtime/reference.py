@@ -17,6 +17,7 @@ from engine.errors import ModelError, RunError
 from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
 from engine.runtime.control_flow import run_if, run_loop, run_old_scan, run_scan, run_sequence_map
 from engine.runtime.corrections import correction
+from engine.runtime.maps import map_operator
 from engine.runtime.trees import evaluate_trees
 
 _OWN: dict[str, Callable[..., Any]] = {
@@ -98,7 +99,7 @@ def _operator(node: Node) -> Callable[[list[Any]], Sequence[Any]]:
     if node.domain == OURS and node.op in _OWN:
         formula = _OWN[node.op]
         return lambda arrays: [formula(*arrays)]
-    own = correction(node)
+    own = correction(node) or map_operator(node)
     if own is not None:
         return own
     # Slow to import, and most models have no operator for it.

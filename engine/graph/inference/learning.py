@@ -31,7 +31,18 @@ def _same(node: Inference) -> None:
     node.output(0, node.shape(0), node.dtype(0))
 
 
-@rule("LabelEncoder", "CategoryMapper", domain=_DOMAIN)
+@rule("ZipMap", domain=_DOMAIN)
+def _zipped(node: Inference) -> None:
+    """A list of maps."""
+    node.node.outputs[0].kind = "sequence"
+
+
+@rule("CategoryMapper", domain=_DOMAIN)
+def _mapped(node: Inference) -> None:
+    node.output(0, node.shape(0), np.int64 if node.dtype(0).kind == "O" else object)
+
+
+@rule("LabelEncoder", domain=_DOMAIN)
 def _encoded(node: Inference) -> None:
     node.same_shape()
 

@@ -133,6 +133,26 @@ def test_linear_models(transform: str, classes: int, dtype: Any) -> None:
     check("LinearClassifier", {"x": x}, **more)
 
 
+def test_maps() -> None:
+    """Rows of scores as maps, after a classifier; texts to numbers and back."""
+    from benchmarks.models.trees import classifier, drawn
+
+    helper = onnx.helper
+    model = onnx.load_from_string(classifier(drawn(0, 3, 9, 5, 3), 5, ["a", "b", "c"]))
+    labels = {"classlabels_strings": ["a", "b", "c"]}
+    model.graph.node.append(helper.make_node("ZipMap", ["scores"], ["p"], domain=DOMAIN, **labels))
+    model.graph.output.pop()
+    model.graph.output.append(helper.make_empty_tensor_value_info("p"))
+    kind = model.graph.output[1].type.sequence_type.elem_type.map_type
+    kind.key_type, kind.value_type.tensor_type.elem_type = 8, 1
+    x = rows(3, 5)
+    data = model.SerializeToString()
+    found, expected = engine.load(data).run({"x": x}), run_oracle(data, {"x": x})
+    np.testing.assert_array_equal(found["label"], expected[0])
+    for mine, theirs in zip(found["p"], expected[1], strict=True):
+        assert mine == pytest.approx(theirs)
+
+
 def test_a_pipeline_runs_natively() -> None:
     """Missing values filled, scaled, classified."""
     helper = onnx.helper
