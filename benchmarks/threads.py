@@ -41,7 +41,7 @@ class Figure(BaseModel):
     name: str
     value: float
     unit: str
-    bound: float | None
+    bound: float
 
 
 class ThreadsReport(BaseModel):
@@ -125,20 +125,21 @@ def main(
     first, second = (loaded(name, dims) for name, dims in PAIR)
     alone = _least([first, second], rounds, number)
     both = _least([lambda: (first(), second())], rounds, number)[0]
-    figures = [Figure(name="alternating / sum alone", value=both / sum(alone), unit="x", bound=1.1)]
-    figures.append(Figure(name="idle", value=_idle(first), unit="ms/s", bound=2.0))
-    slow = _competing(first, number * 5)
-    figures.append(Figure(name="competitor: p99 / median", value=slow, unit="x", bound=3.0))
+    figures: list[Figure] = []
+
+    def show(name: str, value: float, unit: str, bound: float) -> None:
+        figures.append(Figure(name=name, value=value, unit=unit, bound=bound))
+        text = f"{name:<55} {value:8.2f} {unit:<5} (bound {bound:g})"
+        out.print(f"[red]{text} missed[/]" if value > bound else text)
+
+    show("alternating / sum alone", both / sum(alone), "x", 1.1)
+    show("idle", _idle(first), "ms/s", 2.0)
+    show("competitor: p99 / median", _competing(first, number * 5), "x", 3.0)
     for name, dims in BATCHED[: 1 if quick else None]:
         gang, rows = loaded(name, dims), loaded(name, dims, throughput=True)
         shared, split = _least([gang, rows], rounds, max(number // 8, 2))
         title = f"throughput / one gang: {MODELS[name].title}, batch {dims['batch']}"
-        figures.append(Figure(name=title, value=split / shared, unit="x", bound=1.0))
-    for figure in figures:
-        missed = figure.bound is not None and figure.value > figure.bound
-        bound = "" if figure.bound is None else f"(bound {figure.bound:g})"
-        text = f"{figure.name:<55} {figure.value:8.2f} {figure.unit:<5} {bound}"
-        out.print(f"[red]{text} missed[/]" if missed else text)
+        show(title, split / shared, "x", 1.0)
     report = ThreadsReport(provenance=provenance, threads=threads, figures=figures)
     options.write_text(json_file, report.model_dump_json(indent=1))
 
