@@ -54,7 +54,7 @@ class Ready:
 
     def __init__(self, bound: Bound, dtypes: Sequence[np.dtype[Any]], threads: int) -> None:
         self.bound = bound
-        self.used = True
+        self.used = False
         self.gone = False
         self.idle: list[Job] = []
         self.outputs = tuple(zip(bound.outputs, dtypes, strict=True))
@@ -113,9 +113,9 @@ class Runner:
             except DimError as error:
                 raise InputError(f"{self.model}: the inputs' shapes do not fit: {error}") from error
             self._admit(bound)
-            found = self._bound[key] = Ready(bound, self._dtypes, self.gang.threads)
+            found = Ready(bound, self._dtypes, self.gang.threads)
             self.bound_bytes += found.size
-            while self.bound_bytes > self.limit and len(self._bound) > 1:
+            while self.bound_bytes > self.limit and self._bound:
                 old_key, old = self._bound.popitem(last=False)
                 if old.used:
                     # Another turn for what ran since it was last looked at (the clock algorithm).
@@ -125,7 +125,7 @@ class Runner:
                 old.gone = True
                 self.bound_bytes -= old.size
                 self.evictions += 1
-            found.used = True
+            self._bound[key] = found
             return found
 
     def _admit(self, bound: Bound) -> None:
