@@ -14,18 +14,26 @@ from engine.graph.dims import Dim, ceildiv, maximum, minimum
 from engine.plan.lowering import Lowering
 
 MEETING_NS: Final = 400
-"""Price of a meeting: the last member's word, and the states that it computed, reach the others.
+"""Price of a meeting: the last member's word reaches the others.
 Measured on two cores of a Xeon at 2.5 GHz as what a step of 64 hidden columns grows by."""
 
-_L2_BYTES: Final = 1 << 20
-"""Private cache that a core is expected to have at least."""
+_FETCHED_BYTES_PER_NS: Final = 5
+"""States per nanosecond that a member reads which another one has just written."""
 
-_L2_BYTES_PER_NS: Final = 64
-_L3_BYTES_PER_NS: Final = 12
-"""Weights read per nanosecond by one core from its own cache and from the shared one."""
+_KEPT_BYTES: Final = 7 << 17
+"""Weights that a core finds in its own cache again: most of the 1 MiB that a core has at least."""
 
-_GATE_NS: Final = 2
-"""Nanoseconds per vector and gate to apply activations."""
+_NEAR_BYTES_PER_NS: Final = 64
+_FAR_BYTES_PER_NS: Final = 20
+"""Weights read per nanosecond by one core from its own cache, and from the shared one."""
+
+_PRODUCTS_PER_LANE_NS: Final = 4
+"""Multiply-adds per nanosecond and lane of a vector."""
+
+_GATE_NS: Final = 8
+"""Nanoseconds per vector and gate to apply activations. These four fit times per step on a Xeon of
+the Cascade Lake generation at 2.5 GHz within a fifth: LSTM, hidden sizes 128 to 512, batches 1 to
+32 (`python -m benchmarks.recurrent`); not tested on other machines."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,14 @@ def _teams(size: LayerSize, threads: int, members: int) -> Teams:
     blocks = ceildiv(size.rows, block)
     share = -(-size.padded // size.lanes // members) * size.lanes
     weights = size.padded * share * size.gates
-    speed = _L2_BYTES_PER_NS if weights * 4 <= _L2_BYTES else _L3_BYTES_PER_NS
-    products = block * weights // (8 * size.lanes)
+    kept = min(weights * 4, _KEPT_BYTES)
+    reading = kept // _NEAR_BYTES_PER_NS + (weights * 4 - kept) // _FAR_BYTES_PER_NS
+    products = block * weights // (_PRODUCTS_PER_LANE_NS * size.lanes)
     gates = block * (share // size.lanes * size.gates * _GATE_NS)
-    meeting = MEETING_NS * size.passes if members > 1 else 0
-    cost = maximum(products, weights * 4 // speed) + gates + meeting
+    meeting: Dim | int = 0
+    if members > 1:
+        fetched = block * ((size.padded - share) * 4)
+        meeting = fetched // _FETCHED_BYTES_PER_NS + MEETING_NS * size.passes
+    # Reading and multiplying overlap, but for about a third of the shorter one.
+    cost = maximum(products, reading) + minimum(products, reading) // 3 + gates + meeting
     return Teams(block, blocks, Dim.of(members), cost)

@@ -178,6 +178,8 @@ def test_the_split_follows_the_predicted_cost() -> None:
     assert chosen(2, 1, 32) == (1, 1, 1)
     assert chosen(2, 1, 256) == (2, 1, 1)
     assert chosen(2, 32, 128) == (1, 2, 16)
+    assert chosen(2, 8, 128) == (1, 2, 4)
+    assert chosen(2, 32, 512) == (2, 1, 32)
     assert chosen(2, 8, 1024) == (2, 1, 8)
     assert chosen(2, 8, 256, directions=2) == (1, 1, 8)
     assert chosen(4, 1, 512)[0] == 4
