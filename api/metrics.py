@@ -144,6 +144,12 @@ class GatewayCollector(Collector):
             for worker in workers:
                 family.add_metric([worker.worker], getattr(worker, name))
             yield family
+        from cluster.channel.networked import COUNTERS  # needs an extra, which is there by now
+
+        for name, value in self._gateway.channel.counters().items():  # type: ignore[attr-defined]
+            counter = CounterMetricFamily(f"packhorse_channel_{name}", COUNTERS[name])
+            counter.add_metric([], value)
+            yield counter
 
 
 def _own(models: list[ModelStatistics]) -> Iterator[Metric]:

@@ -39,6 +39,15 @@ from engine.errors import InputError
 
 logger = logging.getLogger("packhorse.cluster")
 
+COUNTERS = {
+    "workers_died": "Workers whose process ended while they were connected.",
+    "workers_silent": "Workers given up on because no heartbeat came.",
+    "batches_replayed": "Batches sent to another worker because theirs was lost.",
+    "batches_quarantined": "Batches whose requests were run one by one because a worker died.",
+    "requests_refused": "Requests refused because they end workers.",
+}
+"""What a channel counts from its start on, with what that means."""
+
 _LOAD_DEATHS = 2
 """Workers that may die of loading a model before it is not tried any further."""
 
@@ -91,6 +100,7 @@ class NetworkedChannel:
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
         self._closed = False
+        self._counts = dict.fromkeys(COUNTERS, 0)
 
     async def load(
         self, key: ModelKey, source: ModelSource, progress: LoadProgress | None = None
@@ -165,6 +175,10 @@ class NetworkedChannel:
     def workers(self) -> list[WorkerStatus]:
         """Every listed worker and how it is."""
         return self._roster.statuses()
+
+    def counters(self) -> Mapping[str, int]:
+        """What has happened so far, by the names of `COUNTERS`."""
+        return {**self._counts, "requests_refused": self._quarantine.refused}
 
     def submit(self, batch: Batch) -> Future[Tensors]:
         """Send a batch to a worker, or keep it until one can take it."""
@@ -258,6 +272,8 @@ class NetworkedChannel:
         expected = cause is Cause.LEFT
         logger.log(logging.INFO if expected else logging.WARNING, "%s", reason)
         self._roster.lost(link, reason)
+        if cause in (Cause.DIED, Cause.SILENT):
+            self._counts[f"workers_{cause.value}"] += 1
         elsewhere = []
         for flight in flights:
             flight.returns += 1
@@ -266,8 +282,10 @@ class NetworkedChannel:
             elif not flight.wanted:
                 continue
             elif cause is Cause.DIED or flight.returns > _PATIENCE:
+                self._counts["batches_quarantined"] += 1
                 self._quarantine.add(flight)
             else:
+                self._counts["batches_replayed"] += 1
                 elsewhere.append(flight)
         self._again(elsewhere)
         self._change()

@@ -64,6 +64,8 @@ class Quarantine:
         self._single: Flight | None = None
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self.refused = 0
+        """Requests that were found guilty."""
 
     def owns(self, flight: Flight) -> bool:
         """Whether a flight was sent from here."""
@@ -100,6 +102,7 @@ class Quarantine:
                 errors.append(error)
         name = flight.batch.key.name
         if guilty:
+            self.refused += len(guilty)
             logger.error("model '%s': refused for good: %s", name, "; ".join(guilty.values()))
             message = (
                 f"model '{name}': a worker ended while it ran this request, and another one while "

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -72,6 +73,9 @@ def test_requests_are_answered_by_workers(workers: Workers) -> None:
         first.kill()
         second = workers.start("test/1")
         ask(2)
+        page = httpx.get(f"{server.url}/metrics").text
+        assert 'packhorse_channel_workers{state="ready"} 1.0' in page
+        assert "packhorse_channel_workers_died_total 1.0" in page
         client.close()
     finally:
         server.stop()

@@ -150,6 +150,10 @@ async def test_a_poisonous_request_ends_alone(start):
     assert load.errors == [], "nobody else pays"
     assert load.sent == load.answered.total()
     assert f.starts <= 4, "two deaths: with its batch, and alone"
+    counters = channel.counters()
+    assert counters["requests_refused"] == 1
+    assert counters["batches_quarantined"] >= 1
+    assert 1 <= counters["workers_died"] <= 2
 
 
 async def test_two_gateways_quarantine_at_once_and_blame_nobody_innocent(start):
