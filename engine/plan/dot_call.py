@@ -22,6 +22,9 @@ _DEPTH_BLOCK: Final = 1024
 """Steps of K per pass over a row block: a slice of A (rows x steps) and of the panel then share the
 second-level cache."""
 
+_SCRATCH_SHARE: Final = 24 << 20
+"""Bytes of a thread's scratch (64 MiB) that copied rows may take, and as many for partial sums."""
+
 _COPY_COLUMNS: Final = 64
 """Columns from which copying rows that are not evenly spaced costs less than reading them in place:
 a copied element serves as many multiply-adds as there are columns."""
@@ -101,14 +104,18 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
     m = product(rows)
     panels = maximum(ceildiv(call.columns, width), 1)
     batches = product(call.batch)
-    m_items = maximum(ceildiv(m, low.tuning.row_block), 1)
+    depth = call.depth
+    k3_block = _depth_block(depth)
+    split = depth.k3 != ONE and depth.k3 != k3_block
+    row_block = _row_block(low.tuning.row_block, height, _steps_at_a_time(depth, k3_block))
+    m_items = maximum(ceildiv(m, row_block), 1)
     m_block = maximum(ceildiv(ceildiv(m, m_items), height) * height, height)
     m_items = ceildiv(m, m_block)
     wanted = low.tuning.items_per_thread * low.threads
     n_block = maximum(minimum(batches * m_items * panels // wanted, panels), 1)
+    if split:
+        n_block = minimum(n_block, _SCRATCH_SHARE // ((row_block + 2 * height) * width * 4))
     n_items = ceildiv(panels, n_block)
-    depth = call.depth
-    k3_block = _depth_block(depth)
     flops = m_block * n_block * depth.size * (2 * width)
     padded = (*(ONE for _ in range(3 - len(rows))), *rows)
     numbers: dict[str, Dim | int] = {
@@ -148,7 +155,9 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         spec,
         items=batches * m_items * n_items,
         cost=flops // _flops_per_ns(low) + 100,
-        scratch=_scratch(spec, low, m_block, n_block, depth, k3_block),
+        scratch=_scratch(
+            spec, low, m_block, n_block, _steps_at_a_time(depth, k3_block), split=split
+        ),
         writes="c",
         **tensors,
         **numbers,
@@ -186,15 +195,26 @@ def _batch_strides(numbers: dict[str, Dim | int], name: str, strides: Sequence[D
         numbers[f"{name}_b{axis}"] = stride * 4
 
 
+def _steps_at_a_time(depth: Depth, k3_block: Dim) -> Dim:
+    return minimum(k3_block, depth.k3) * depth.k2 * maximum(depth.k1, depth.k1_last)
+
+
+def _row_block(wanted: int, height: int, steps: Dim) -> int:
+    """Rows per item: fewer than wanted where `steps` of K of so many would not fit the scratch."""
+    if not steps.is_constant:
+        return wanted
+    fitting = _SCRATCH_SHARE // (4 * steps.value + 128) - height
+    return max(height, min(wanted, fitting))
+
+
 def _scratch(
-    spec: KernelSpec, low: Lowering, m_block: Dim, n_block: Dim, depth: Depth, k3_block: Dim
+    spec: KernelSpec, low: Lowering, m_block: Dim, n_block: Dim, steps: Dim, *, split: bool
 ) -> Dim:
     vectors: int = spec.options["vectors"]
     rows = m_block + low.target.tile_rows(vectors)
-    copies = minimum(k3_block, depth.k3) * depth.k2 * maximum(depth.k1, depth.k1_last) * 4 + 128
-    single = depth.k3 == ONE or depth.k3 == k3_block
-    sums = ZERO if single else n_block * (vectors * low.target.vector_bytes)
-    return rows * (copies + sums + dot.bytes_per_row(spec.options)) + (Head.SIZE + 64)
+    sums = n_block * (vectors * low.target.vector_bytes) if split else ZERO
+    per_row = steps * 4 + 128 + sums + dot.bytes_per_row(spec.options)
+    return rows * per_row + (Head.SIZE + 64)
 
 
 def _depth_block(depth: Depth) -> Dim:
