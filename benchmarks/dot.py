@@ -175,7 +175,7 @@ def main(
     sizes: Annotated[str | None, typer.Option(help="Products; empty for none.")] = None,
     convolutions: Annotated[str | None, typer.Option(help="Convolutions; empty for none.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
-    isa: Annotated[str | None, typer.Option(help="Instruction set of ours.")] = None,
+    isa: Annotated[str | None, typer.Option(help="Mask ours; the peak stays the widest.")] = None,
     rounds: options.Rounds = 5,
     cache: options.CacheFolder = options.DEFAULT_CACHE,
 ) -> None:
