@@ -44,9 +44,11 @@ class EndpointOptions:
     def advertised(self, bound: str) -> str:
         """The tcp address that gateways use, for the one that was bound."""
         host, _, port = bound.removeprefix("tcp://").rpartition(":")
+        # Sockets speak IPv6 and IPv4; the latter is shown as mapped into the former (RFC 4291).
+        host = host.strip("[]").removeprefix("::ffff:")
         if self.advertise is not None:
             host = self.advertise
-        elif host.strip("[]") in ("0.0.0.0", "::", "*"):
+        elif host in ("0.0.0.0", "::", "*"):
             host = own_address()
         if ":" in host and not host.startswith("["):
             host = f"[{host}]"
