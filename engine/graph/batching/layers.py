@@ -34,6 +34,32 @@ def _first_axis(node: Node, rows: Rows) -> Result:
     return 0
 
 
+_CLASSICAL: Final = (
+    *("ArrayFeatureExtractor", "Binarizer", "FeatureVectorizer", "Imputer", "LinearClassifier"),
+    *("LinearRegressor", "Normalizer", "OneHotEncoder", "SVMClassifier", "SVMRegressor", "Scaler"),
+    *("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"),
+)
+
+
+@rule(*(f"ai.onnx.ml.{operator}" for operator in _CLASSICAL))
+def _samples(node: Node, rows: Rows) -> Result:
+    """Classical models compute each row of features for itself; a vector is one row to them."""
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if index and node.op == "ArrayFeatureExtractor":
+            require_free(rows, [value])
+        elif rows.axis(value) != 0 or rank_of(value) < 2:
+            raise Refusal(f"does not have the batch on axis 0 of {value.name!r}")
+    return 0
+
+
+@rule("ai.onnx.ml.LabelEncoder", "ai.onnx.ml.CategoryMapper")
+def _labels(node: Node, rows: Rows) -> Result:
+    """Encoders work on each element for itself."""
+    return data_axis(node, rows)
+
+
 @rule(
     "Attention",
     "CausalConvWithState",

@@ -121,7 +121,7 @@ def _follow_branches(node: Node, branches: list[Graph], rows: Rows, positions: P
 
 
 def _apply(node: Node, read: list[Value], rows: Rows) -> None:
-    rule = RULES.get(node.op) if not node.domain else None
+    rule = RULES.get(node.key)
     if not any(rows.axis(value) is not None for value in read) and rule in (
         None,
         elementwise,

@@ -11,6 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
+from benchmarks.models.trees import classifier, drawn, regressor
+from engine.graph.batching import batch_axis
+from engine.graph.inference import infer
+from engine.graph.ir import Graph
 from engine.graph.passes import classical
 from engine.graph.passes.manager import run
 from engine.graph.reader import read
@@ -133,10 +137,23 @@ def test_linear_models(transform: str, classes: int, dtype: Any) -> None:
     check("LinearClassifier", {"x": x}, **more)
 
 
+def test_rows_of_trees_may_share_a_batch_but_features_may_not_depend_on_them() -> None:
+    data = regressor(drawn(0, 3, 9, 5), 5)
+    assert batch_axis(read_inferred(data)).independent
+    x = {"x": rows(4, 5), "i": np.array([1, 2])}
+    model = onnx.load_from_string(data_of("ArrayFeatureExtractor", x))
+    model.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "x0"
+    assert not batch_axis(read_inferred(model.SerializeToString())).independent
+
+
+def read_inferred(data: bytes) -> Graph:
+    graph = read(data)
+    infer(graph)
+    return graph
+
+
 def test_maps() -> None:
     """Rows of scores as maps, after a classifier; texts to numbers and back."""
-    from benchmarks.models.trees import classifier, drawn
-
     helper = onnx.helper
     model = onnx.load_from_string(classifier(drawn(0, 3, 9, 5, 3), 5, ["a", "b", "c"]))
     labels = {"classlabels_strings": ["a", "b", "c"]}
@@ -186,6 +203,7 @@ def test_a_pipeline_runs_natively() -> None:
     data = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
     session = engine.load(data)
     assert session.explain().fallback_count == 0
+    assert session.batch_axis, session.batch_reason
     for count in (1, 5, 40):
         x = rows(count, 3)
         x[0, 1] = np.nan
