@@ -20,7 +20,7 @@ def _cumsum_layout(options: Options) -> Layout:
 
 
 def _build_cumsum(symbol: str, target: Target, options: Options) -> str:
-    """Running sums along the middle axis of [outer, length, inner], added one by one.
+    """Running sums, or products, along the middle axis of [outer, length, inner], one by one.
 
     A work item is a vector of inner positions, or a single one where there are no more.
     """
@@ -36,12 +36,12 @@ def _build_cumsum(symbol: str, target: Target, options: Options) -> str:
 
     def scan(at: Val, shape: Any, mask: Val | None) -> None:
         place = k.variable(at + start)
-        total = k.variable(k.const(0, shape))
+        total = k.variable(k.const(1 if options["product"] else 0, shape))
         with k.loop(0, length):
             from_, to = x + place.get(), y + place.get()
             value = k.load(from_, shape) if mask is None else k.masked_load(from_, mask, shape)
             before = total.get()
-            total.set(before + value)
+            total.set(before * value if options["product"] else before + value)
             result = before if exclusive else total.get()
             if mask is None:
                 k.store(result, to)

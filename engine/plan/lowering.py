@@ -269,6 +269,7 @@ _MODULES: Final = (
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
     "engine.plan.lower.gather",
+    "engine.plan.lower.grid",
     "engine.plan.lower.lines",
     "engine.plan.lower.movement",
     "engine.plan.lower.normalization",

@@ -6,6 +6,7 @@ from engine.graph.passes.classical import classical
 from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.dead_code import dead_code
+from engine.graph.passes.einsum import einsum
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
 from engine.graph.passes.functions import functions
 from engine.graph.passes.gelu import gelu
@@ -18,6 +19,7 @@ from engine.graph.passes.opset_upgrade import opset_upgrade
 from engine.graph.passes.quantization import quantization
 from engine.graph.passes.reshapes import reshapes
 from engine.graph.passes.runtime_sizes import runtime_sizes
+from engine.graph.passes.selections import selections
 from engine.graph.passes.transposed_convolutions import transposed_convolutions
 from engine.graph.passes.transposes import transposes
 
@@ -28,6 +30,8 @@ CANONICAL: tuple[Pass, ...] = (
     standard_attention,
     functions,
     transposed_convolutions,
+    einsum,
+    selections,
     constant_folding,
     identities,
     reshapes,
@@ -58,6 +62,7 @@ __all__ = [
     "common_subexpressions",
     "constant_folding",
     "dead_code",
+    "einsum",
     "fold_batchnorm",
     "functions",
     "gelu",
@@ -70,6 +75,7 @@ __all__ = [
     "reshapes",
     "run",
     "runtime_sizes",
+    "selections",
     "standard_attention",
     "transposed_convolutions",
     "transposes",

@@ -25,9 +25,12 @@ from engine.graph.tensors import TensorReader
 EXPANDED: Final = frozenset(
     {
         "Attention",
+        "BlackmanWindow",
         "CausalConvWithState",
         "CenterCropPad",
         "DynamicQuantizeLinear",
+        "HammingWindow",
+        "HannWindow",
         "LinearAttention",
         "NegativeLogLikelihoodLoss",
         "RotaryEmbedding",

@@ -17,16 +17,16 @@ from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.tensor import ZERO, product
 
 
-@lowers("CumSum")
+@lowers("CumSum", "CumProd")
 def lower_cumsum(node: Node, low: Lowering) -> None:
-    """Running sums along an axis, forwards or backwards, with or without the element itself."""
+    """Running sums or products along an axis, either way, with or without the element itself."""
     checked(node)
     dtype = str(node.outputs[0].dtype)
     if dtype not in lines.CUMSUM_TYPES:
-        raise NoKernel(f"CumSum of {dtype}")
+        raise NoKernel(f"{node.op} of {dtype}")
     axes = integers(node, 1, "axis")
     if axes is None or not shape_of(node.inputs[0]):
-        raise NoKernel("CumSum without an axis")
+        raise NoKernel(f"{node.op} without an axis")
     source = low.read_dense(node.inputs[0])
     result = low.write(node.outputs[0])
     axis = constants(axes, "axis")[0] % source.rank
@@ -36,6 +36,7 @@ def lower_cumsum(node: Node, low: Lowering) -> None:
         KernelSpec.of(
             lines.CUMSUM.name,
             dtype=dtype,
+            product=node.op == "CumProd",
             exclusive=bool(node.attribute("exclusive", 0)),
             reverse=bool(node.attribute("reverse", 0)),
         ),

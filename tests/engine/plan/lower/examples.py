@@ -355,6 +355,14 @@ EXAMPLES |= {
         ],
         PAIR,
     ),
+    "CumProd": one("CumProd", X, constants={"axis": np.array(1)}, opset=26),
+    "GridSample": one(
+        "GridSample",
+        {"x": normal("n", 3, 5, "w"), "grid": normal("n", 4, 3, 2, scale=0.8)},
+        padding_mode="border",
+        opset=20,
+        zero=("n",),
+    ),
     "If": Example(
         [
             helper.make_node("Shape", ["x"], ["shape"]),

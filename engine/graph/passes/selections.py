@@ -1,0 +1,139 @@
+"""Operators that compare positions with indices, and masks that are all true.
+
+- ``OneHot(i, d, [off, on]) = Where(j = i mod d, on, off)`` over positions j of a new axis.
+- ``Hardmax(x) = [j = ArgMax(x)]`` along its axis; before opset 13 over the flattened tail.
+- ``Dropout(x) = x, true`` outside training, or where it drops nothing.
+
+Preconditions: the ranks are known; the training mode of Dropout is known to be off, or its ratio
+to be 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.graph.ir import Graph, Node, Value
+from engine.graph.passes.manager import PassReport
+from engine.graph.passes.rewrite import Names, Rewriter, all_graphs, scalar
+
+
+def selections(graph: Graph) -> PassReport:
+    """Rewrite them in the graph and its subgraphs."""
+    names = Names(graph)
+    changes = 0
+    for inner in all_graphs(graph):
+        rewriter = Rewriter(inner, names)
+        for node in rewriter.nodes():
+            if node.key == "OneHot":
+                _one_hot(rewriter, node)
+            elif node.key == "Hardmax":
+                _hardmax(rewriter, node)
+            elif node.key == "Dropout":
+                _dropout(rewriter, node)
+        changes += rewriter.finish()
+    return PassReport("selections", changes)
+
+
+class _Writer:
+    def __init__(self, rewriter: Rewriter, node: Node) -> None:
+        self.rewriter = rewriter
+        self.node = node
+        self.nodes: list[Node] = []
+
+    def emit(
+        self,
+        op: str,
+        *inputs: Value | list[int],
+        version: int = 13,
+        into: list[Value] | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """Output of a new node, which is `into` where given; a list becomes a constant vector."""
+        made = into or [self.rewriter.value(f"{self.node.label}_{op.lower()}")]
+        values: list[Value | None] = [
+            self.rewriter.constant("numbers", item) if isinstance(item, list) else item
+            for item in inputs
+        ]
+        self.nodes.append(Node(op, values, made, attributes, "", version))
+        return made[0]
+
+    def number(self, value: int) -> Value:
+        """A constant scalar."""
+        return self.rewriter.constant("number", np.array(value, np.int64))
+
+    def positions(self, length: Value, axis: int, rank: int) -> Value:
+        """0, 1, ... along one axis of a tensor of `rank`; `length` is a scalar."""
+        steps = self.emit("Range", self.number(0), length, self.number(1), version=11)
+        others = [other for other in range(rank) if other != axis]
+        return self.emit("Unsqueeze", steps, others) if others else steps
+
+
+def _one_hot(rewriter: Rewriter, node: Node) -> None:
+    indices, depth, values = node.inputs[:3]
+    if indices is None or depth is None or values is None or indices.shape is None:
+        return
+    if depth.shape is None or len(depth.shape) > 1:
+        return
+    writer = _Writer(rewriter, node)
+    rank = len(indices.shape) + 1
+    axis = int(node.attribute("axis", -1)) % rank
+    length = writer.emit("Cast", depth, to=7) if str(depth.dtype) != "int64" else depth
+    if len(depth.shape) == 1:
+        length = writer.emit("Squeeze", length, [0])
+    whole = writer.emit("Cast", indices, to=7) if str(indices.dtype) != "int64" else indices
+    below = writer.emit("Less", whole, writer.number(0))
+    wrapped = writer.emit("Add", whole, length, version=14)
+    index = writer.emit("Where", below, wrapped, whole, version=16)
+    column = writer.emit("Unsqueeze", index, [axis])
+    equal = writer.emit("Equal", column, writer.positions(length, axis, rank))
+    off, on = (writer.emit("Gather", values, writer.number(place), axis=0) for place in (0, 1))
+    writer.emit("Where", equal, on, off, version=16, into=list(node.outputs))
+    rewriter.replace(node, writer.nodes)
+
+
+def _hardmax(rewriter: Rewriter, node: Node) -> None:
+    x = node.inputs[0]
+    if x is None or x.shape is None or not x.shape:
+        return
+    writer = _Writer(rewriter, node)
+    flat, axis, rank = x, int(node.attribute("axis", -1 if node.version >= 13 else 1)), x.rank
+    if node.version < 13:
+        flat = writer.emit("Flatten", x, axis=axis)
+        axis, rank = 1, 2
+    axis %= rank
+    largest = writer.emit("ArgMax", flat, axis=axis, keepdims=1)
+    shape = writer.emit("Shape", flat, version=15)
+    length = writer.emit("Gather", shape, writer.number(axis), axis=0)
+    equal = writer.emit("Equal", largest, writer.positions(length, axis, rank))
+    done = writer.emit("CastLike", equal, x, version=15)
+    if node.version < 13:
+        writer.emit(
+            "Reshape",
+            done,
+            writer.emit("Shape", x, version=15),
+            version=14,
+            into=list(node.outputs),
+            allowzero=1,
+        )
+    else:
+        writer.emit("Identity", done, version=16, into=list(node.outputs))
+    rewriter.replace(node, writer.nodes)
+
+
+def _dropout(rewriter: Rewriter, node: Node) -> None:
+    ratio, training, x = node.input(1), node.input(2), node.inputs[0]
+    if x is None or node.version < 7:
+        return
+    idle = training is None or scalar(training) is False
+    if not idle and (ratio is None or scalar(ratio) != 0):
+        return
+    writer = _Writer(rewriter, node)
+    writer.emit("Identity", x, version=16, into=[node.outputs[0]])
+    mask = node.outputs[1] if len(node.outputs) > 1 else None
+    if mask is not None and mask.name:
+        truth = np.ones((), np.bool_) if node.version >= 10 else np.ones((), x.dtype)
+        shape = writer.emit("Shape", x, version=15)
+        writer.emit("Expand", rewriter.constant("true", truth), shape, into=[mask])
+    rewriter.replace(node, writer.nodes)
