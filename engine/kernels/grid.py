@@ -65,17 +65,31 @@ class _Sampler:
         x = k.binary("maxnum", k.binary("minnum", x, _FAR), -_FAR)
         if self.options["mode"] == "nearest":
             x = k.unary("roundeven", x)
-        if self.options["padding"] == "border":
-            x = k.binary("maxnum", k.binary("minnum", x, length - 1.0), 0.0)
-        elif self.options["padding"] == "reflection":
-            inside = (x >= low) & (x <= high)
-            x = k.select(inside, x, self.reflected(x, low, high))
         return x, low, high
 
-    def taps(self, position: Val, size: Val, step: Val) -> list[tuple[Val, Val]]:
+    def padded(self, found: list[tuple[Val, Val, Val]], sizes: list[Val]) -> list[Val]:
+        """Coordinates limited or reflected, all of them where one lies beyond its borders."""
+        k, padding = self.k, self.options["padding"]
+        if padding == "zeros":
+            return [x for x, _, _ in found]
+        beyond = [(x < low) | (x > high) for x, low, high in found]
+        if padding == "reflection":
+            return [
+                k.select(outside, self.reflected(x, low, high), x)
+                for outside, (x, low, high) in zip(beyond, found, strict=True)
+            ]
+        somewhere = beyond[0]
+        for outside in beyond[1:]:
+            somewhere = somewhere | outside
+        limits = [k_float(k, size) - 1.0 for size in sizes]
+        return [
+            k.select(somewhere, k.binary("maxnum", k.binary("minnum", x, limit), 0.0), x)
+            for (x, _, _), limit in zip(found, limits, strict=True)
+        ]
+
+    def taps(self, x: Val, low: Val, high: Val, size: Val, step: Val) -> list[tuple[Val, Val]]:
         """Byte offset and weight of every tap along an axis."""
         k, mode = self.k, self.options["mode"]
-        x, low, high = self.coordinate(position, size)
         if mode == "nearest":
             return [self.tap(k.unary("roundeven", x), k.const(1.0, F32), size, step, low, high)]
         first = k.unary("floor", x)
@@ -131,11 +145,17 @@ class _Sampler:
         with k.loop(k.begin, k.end) as item:
             image, place = decode(k, item, [k.const(1), positions])
             entry = grid + item * (rank * itemsize)
-            axes = []
+            found = []
             for axis in range(rank):
                 # The grid names the innermost axis first.
                 value = k.load(entry + (rank - 1 - axis) * itemsize, kind, align=1)
-                axes.append(self.taps(k.convert(value, F32), sizes[axis], steps[axis]))
+                found.append(self.coordinate(k.convert(value, F32), sizes[axis]))
+            axes = [
+                self.taps(at, low, high, size, step)
+                for at, (_, low, high), size, step in zip(
+                    self.padded(found, sizes), found, sizes, steps, strict=True
+                )
+            ]
             target = y + (image * channels * positions + place) * itemsize
             source = x + image * x_image
             with k.loop(0, channels) as c:

@@ -129,11 +129,12 @@ def _dropout(rewriter: Rewriter, node: Node) -> None:
     idle = training is None or scalar(training) is False
     if not idle and (ratio is None or scalar(ratio) != 0):
         return
+    mask = node.outputs[1] if len(node.outputs) > 1 else None
+    if mask is not None and mask.name and node.version < 12:
+        return  # what the mask holds was not defined then
     writer = _Writer(rewriter, node)
     writer.emit("Identity", x, version=16, into=[node.outputs[0]])
-    mask = node.outputs[1] if len(node.outputs) > 1 else None
     if mask is not None and mask.name:
-        truth = np.ones((), np.bool_) if node.version >= 10 else np.ones((), x.dtype)
-        shape = writer.emit("Shape", x, version=15)
-        writer.emit("Expand", rewriter.constant("true", truth), shape, into=[mask])
+        true = rewriter.constant("true", np.ones((), np.bool_))
+        writer.emit("Expand", true, writer.emit("Shape", x, version=15), into=[mask])
     rewriter.replace(node, writer.nodes)

@@ -35,7 +35,7 @@ def test_hardmax(opset: int, axis: int) -> None:
     model.check(x=x[:1, :, ::-1].copy())
 
 
-@pytest.mark.parametrize("opset", [12, 10])
-def test_dropout_that_drops_nothing(opset: int) -> None:
+def test_dropout_that_drops_nothing() -> None:
     x = RNG.standard_normal((3, 4)).astype(np.float32)
-    Single("Dropout", {"x": x}, outputs=("y", "mask"), opset=opset).check(x=x)
+    Single("Dropout", {"x": x}, outputs=("y", "mask"), opset=13).check(x=x)
+    Single("Dropout", {"x": x}, opset=7).check(x=x)
