@@ -80,6 +80,7 @@ _MODULES: Final = (
     "engine.kernels.dot",
     "engine.kernels.elementwise",
     "engine.kernels.gather",
+    "engine.kernels.grid",
     "engine.kernels.halo",
     "engine.kernels.normalize",
     "engine.kernels.pack",

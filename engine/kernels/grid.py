@@ -68,22 +68,18 @@ class _Sampler:
         return x, low, high
 
     def padded(self, found: list[tuple[Val, Val, Val]], sizes: list[Val]) -> list[Val]:
-        """Coordinates limited or reflected, all of them where one lies beyond its borders."""
+        """Coordinates limited or reflected; the cubic filter does so with its taps alone."""
         k, padding = self.k, self.options["padding"]
-        if padding == "zeros":
+        if padding == "zeros" or self.options["mode"] == "cubic":
             return [x for x, _, _ in found]
-        beyond = [(x < low) | (x > high) for x, low, high in found]
         if padding == "reflection":
             return [
-                k.select(outside, self.reflected(x, low, high), x)
-                for outside, (x, low, high) in zip(beyond, found, strict=True)
+                k.select((x >= low) & (x <= high), x, self.reflected(x, low, high))
+                for x, low, high in found
             ]
-        somewhere = beyond[0]
-        for outside in beyond[1:]:
-            somewhere = somewhere | outside
         limits = [k_float(k, size) - 1.0 for size in sizes]
         return [
-            k.select(somewhere, k.binary("maxnum", k.binary("minnum", x, limit), 0.0), x)
+            k.binary("maxnum", k.binary("minnum", x, limit), 0.0)
             for (x, _, _), limit in zip(found, limits, strict=True)
         ]
 
