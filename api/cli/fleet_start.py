@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,12 @@ def fleet_for(settings: Settings) -> Iterator[Settings]:
         isa=settings.isa,
         cache_dir=str(settings.cache_dir) if settings.cache_dir else None,
     )
-    record = started(fleet)
+    # The server answers what it has on SIGTERM and then raises it again; by default that would end
+    # this process before the fleet.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    record = None
     try:
+        record = started(fleet)
         yield settings.model_copy(
             update={
                 "fleet": False,
@@ -57,7 +62,9 @@ def fleet_for(settings: Settings) -> Iterator[Settings]:
             }
         )
     finally:
-        ended(record)
+        signal.signal(signal.SIGTERM, before)
+        if record is not None:
+            ended(record)
 
 
 def started(fleet: FleetFile, **options: Any) -> FleetRecord:
