@@ -40,9 +40,21 @@ class _Table:
         self.size, self.out, self.taps, self.step = k.ints("size out taps step")
         self.length, self.resized = (k.convert(n, F32) for n in (self.size, self.out))
         # Scale 0 stands for the ratio of the sizes.
-        given = k.float("scale")
-        self.scale = k.select(given > 0.0, given, self.resized / self.length)
+        self.given = k.float("scale")
+        self.scale = k.select(self.given > 0.0, self.given, self.resized / self.length)
         self.last = self.length - 1.0
+
+    def unscaled(self, x: Val) -> Val:
+        """A position of the output in units of the input.
+
+        Where rules for ties follow and the scale is the ratio of the sizes, it is a product over a
+        whole number, so that halves stay halves: 1 of 2 lies at 3.5 of 7, and not below.
+        """
+        mode = self.options["mode"] == "nearest" and self.options["nearest"]
+        if not (mode and mode.startswith("round")):
+            return x / self.scale
+        ratio = x * self.length / self.resized
+        return self.k.select(self.given > 0.0, x / self.scale, ratio)
 
     def coordinate(self, position: Val) -> Val:
         """Where an output position lies in the input."""
@@ -50,14 +62,14 @@ class _Table:
         mode = self.options["coordinates"]
         single = self.out <= 1
         if mode == "asymmetric":
-            return x / self.scale
+            return self.unscaled(x)
         if mode == "align_corners":
             return k.select(single, 0.0 * x, x * self.last / (self.resized - 1.0))
         if mode == "tf_crop_and_resize":
             start, end = k.float("roi_start"), k.float("roi_end")
             many = start * self.last + x * (end - start) * self.last / (self.resized - 1.0)
             return k.select(single, 0.5 * (start + end) * self.last, many)
-        half = (x + 0.5) / self.scale - 0.5
+        half = self.unscaled(x + 0.5) - 0.5
         if mode == "pytorch_half_pixel":
             return k.select(single, 0.0 * x, half)
         if mode == "half_pixel_symmetric":

@@ -70,6 +70,15 @@ def floats(*values: float) -> Array:
     return np.array(values, np.float32)
 
 
+@pytest.mark.parametrize("coordinates", ["asymmetric", "half_pixel"])
+@pytest.mark.parametrize("rounding", ["round_prefer_ceil", "round_prefer_floor"])
+def test_halves_between_positions_are_ties(coordinates: str, rounding: str) -> None:
+    for size, out in ((7, 2), (9, 6), (5, 10), (11, 22), (13, 8), (14, 4)):
+        x = np.arange(size, dtype=np.float32).reshape(1, 1, 1, size)
+        kw = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+        check(ISAS[-1], x, None, None, ints(1, 1, 1, out), mode="nearest", **kw)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("coordinates", COORDINATES[:-1])
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
