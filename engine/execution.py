@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import EngineError, RunError
 from engine.graph.ir import Graph, Value
 from engine.plan.binding import Sealed
 from engine.plan.interpreted import Control, Fallback
@@ -98,7 +99,14 @@ class Executor:
             return partial(_run_body, bodies[name], graph, values, sizes)
 
         call = control_flow(segment.node, body)
-        results = call([content(value, values, sizes) for value in segment.node.inputs])
+        node = segment.node
+        operands = [content(value, values, sizes) for value in node.inputs]
+        try:
+            results = call(operands)
+        except EngineError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise RunError(f"node {node.label!r} ({node.key}) failed: {error}") from error
         _enter(segment.node.outputs, results, values, sizes)
 
 

@@ -88,9 +88,10 @@ def run(out: Console, what: str, crew: Crew[int, Outcome], numbers: range) -> di
         task = bar.add_task(what, total=len(numbers))
 
         def report(number: int, outcome: Outcome) -> None:
+            is_new = number not in outcomes
             outcomes[number] = outcome
             bar.advance(task)
-            if not out.is_terminal and len(outcomes) % _PER_LINE == 0:
+            if is_new and not out.is_terminal and len(outcomes) % _PER_LINE == 0:
                 out.print(f"{len(outcomes)} of {len(numbers)} {what}s")
 
         crew.run(numbers, report)

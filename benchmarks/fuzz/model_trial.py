@@ -23,8 +23,7 @@ _MOST_ELEMENTS: Final = 1 << 20
 """Inputs of more elements are not made."""
 
 _PATIENCE: Final = 20
-"""Seconds after which Python code is interrupted. Kernels are not; they have until the process's
-deadline."""
+"""Seconds of the CPU's time after which Python code is interrupted."""
 
 _INTEGERS: Final = (0, 1, 2, -1, 3, 5, -7, 100, 2**31 - 1, -(2**63), 2**62)
 
@@ -42,8 +41,8 @@ def attempt(model: bytes, number: int, cache: Path) -> Outcome:
     peak, began = Peak(), time.perf_counter()
     Pool.of(None, cache).compiler.workers = 1  # the trials themselves run side by side
     status, detail = RAN, ""
-    signal.signal(signal.SIGALRM, _interrupt)
-    signal.alarm(_PATIENCE)
+    signal.signal(signal.SIGPROF, _interrupt)
+    signal.setitimer(signal.ITIMER_PROF, _PATIENCE)
     try:
         session = engine.load(model, threads=1, cache_dir=cache)
         try:
@@ -59,7 +58,7 @@ def attempt(model: bytes, number: int, cache: Path) -> Outcome:
     except BaseException as error:
         status, detail = "unexpected error", _place(error)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     memory = peak.added()
     if memory > MEMORY and status in (RAN, REFUSED):
         status, detail = "too much memory", f"{memory >> 20} MiB"

@@ -66,6 +66,14 @@ def test_a_loop_without_a_body_is_refused() -> None:
         engine.load(model(text), threads=1)
 
 
+def test_a_scan_over_nothing_fails_by_name() -> None:
+    text = """m (float[3] x) => (float[3] y)
+    { y = Scan <num_scan_inputs = 0, body = step (float[3] a) => (float[3] b) { b = Neg (a) }> (x) }
+    """
+    with pytest.raises(engine.EngineError, match=r"\(Scan\)"):
+        engine.load(model(text), threads=1).run({"x": np.zeros(3, np.float32)})
+
+
 def test_sizes_of_a_body_follow_from_those_outside() -> None:
     """Rows of a scan that are half as long as an outer axis: its size stays known inside."""
     text = """m (float[t, n] x) => (float[t, m] z, float[m] s)
