@@ -57,8 +57,12 @@ class Case:
 
 
 def load_cases(cache: Path) -> list[Case]:
-    """All cases, by name; generated once per version of the onnx package and kept in `cache`."""
-    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    """All cases, by name; generated once per installed onnx package and kept in `cache`.
+
+    Cases name files of the package, so those of another environment are not taken.
+    """
+    sources = Path(__file__).read_bytes() + onnx.__file__.encode()
+    digest = hashlib.sha256(sources).hexdigest()[:12]
     kept = cache / f"cases-{digest}-onnx-{onnx.__version__}.pickle"
     if kept.exists():
         cases: list[Case] = pickle.loads(kept.read_bytes())

@@ -411,7 +411,6 @@ _RULES: Final[dict[str, Callable[[_Pass, Node], None]]] = {
     "HammingWindow": _counts(0),
     "HannWindow": _counts(0),
     "If": _condition,
-    "MelWeightMatrix": _counts(0, 1),
     "OneHot": _counts(1),
     "Pad": _pad,
     "Range": _range,

@@ -1,6 +1,7 @@
 """Operators that compare positions with indices, and masks that are all true.
 
-- ``OneHot(i, d, [off, on]) = Where(j = i mod d, on, off)`` over positions j of a new axis.
+- ``OneHot(i, d, [off, on]) = Where(j = i mod d, on, off)`` over positions j of a new axis, where d
+  is known only to a run.
 - ``Hardmax(x) = [j = ArgMax(x)]`` along its axis; before opset 13 over the flattened tail.
 - ``Dropout(x) = x, true`` outside training, or where it drops nothing.
 
@@ -10,13 +11,16 @@ to be 0.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from engine.graph.ir import Graph, Node, Value
 from engine.graph.passes.manager import PassReport
 from engine.graph.passes.rewrite import Names, Rewriter, all_graphs, scalar
+
+_SCATTERED: Final = frozenset(("int32", "int64", "uint8", "float32", "float64"))
+"""Types of indices that the kernel of OneHot takes."""
 
 
 def selections(graph: Graph) -> PassReport:
@@ -76,6 +80,8 @@ def _one_hot(rewriter: Rewriter, node: Node) -> None:
         return
     if depth.shape is None or len(depth.shape) > 1:
         return
+    if (depth.data is not None or depth.dims is not None) and str(indices.dtype) in _SCATTERED:
+        return  # a depth known by then is scattered: one store per index instead of a comparison
     writer = _Writer(rewriter, node)
     rank = len(indices.shape) + 1
     axis = int(node.attribute("axis", -1)) % rank

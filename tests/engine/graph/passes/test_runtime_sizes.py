@@ -153,3 +153,16 @@ def test_numbers_that_are_no_sizes_are_refused() -> None:
         single("Slice", 3, (2, 2, 2, 2)).run(x=normal(2, 2, 2), **p)
     with pytest.raises(InputError, match="outside"):
         single("CumSum", 3, (-1,)).run(x=normal(3, 4, 2), p0=np.array(3))
+
+
+def test_counts_share_their_type_with_inputs_that_are_none() -> None:
+    """MelWeightMatrix takes sizes and the sampling rate in one type; none may change alone."""
+    arrays = {
+        "bins": np.array(8, np.int32),
+        "window": np.array(16, np.int32),
+        "rate": np.array(8192, np.int32),
+        "low": np.array(0, np.float32),
+        "high": np.array(4096, np.float32),
+    }
+    (found,) = Single("MelWeightMatrix", arrays, fixed=tuple(arrays), opset=17).run(**arrays)
+    assert found.shape == (9, 8)
