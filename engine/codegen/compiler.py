@@ -62,7 +62,9 @@ class Compiler:
         self.seconds = 0.0
         self._addresses: dict[KernelSpec, int] = {}
         self._trackers: list[Any] = []
-        self._jit = llvm.create_lljit_compiler()
+        # JITLink places all sections of an object together. RuntimeDyld looks for room for each
+        # on its own, and aborts where code and constants end up more than 2 GiB apart.
+        self._jit = llvm.create_lljit_compiler(use_jit_link=True)
         self._lock = threading.Lock()
         self._resting: list[_Worker] = []
 
