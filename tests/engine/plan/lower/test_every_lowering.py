@@ -20,7 +20,8 @@ from onnx.reference import ReferenceEvaluator
 import engine
 from engine.plan import lowering
 from tests.engine.equality import assert_equal
-from tests.engine.plan.lower.examples import EXAMPLES, REWRITTEN, UNREACHED, Sizes
+from tests.engine.plan.lower.example import Sizes
+from tests.engine.plan.lower.examples import EXAMPLES, REWRITTEN, UNREACHED
 
 Array = np.ndarray[Any, Any]
 A, B, C = {"n": 3, "w": 7}, {"n": 1, "w": 16}, {"n": 5, "w": 1}

@@ -1,0 +1,109 @@
+"""Models whose nodes passes turn into operators of the engine's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from benchmarks.models import trees
+from tests.engine.plan.lower.example import (
+    IMAGE,
+    PAIR,
+    Array,
+    Example,
+    X,
+    given,
+    ints,
+    normal,
+    one,
+    weights,
+)
+
+
+def _network(*nodes: onnx.NodeProto, **constants: Array) -> Example:
+    """A convolution, so that what follows lies channels-last, then `nodes` from c to y."""
+    convolution = helper.make_node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1])
+    return Example(
+        [convolution, *nodes], IMAGE, {"k": weights(6, 5, 3, 3), **constants}, zero=("n",)
+    )
+
+
+def _pool(op: str, **attributes: Any) -> Example:
+    return _network(helper.make_node(op, ["c"], ["y"], **attributes))
+
+
+FUSED: dict[str, Example] = {
+    "packhorse.Attention": Example(
+        [
+            helper.make_node("Transpose", ["k"], ["t"], perm=[0, 1, 3, 2]),
+            helper.make_node("MatMul", ["q", "t"], ["scores"]),
+            helper.make_node("Mul", ["scores", "scale"], ["scaled"]),
+            helper.make_node("Softmax", ["scaled"], ["shares"], axis=-1),
+            helper.make_node("MatMul", ["shares", "v"], ["y"]),
+        ],
+        {name: normal("n", 2, "w", 8) for name in "qkv"},
+        {"scale": np.float32(0.35)},
+    ),
+    "packhorse.Conv": _network(helper.make_node("Relu", ["c"], ["y"])),
+    "packhorse.ConvTranspose": Example(
+        [helper.make_node("ConvTranspose", ["x", "k"], ["y"], strides=[2, 2])],
+        IMAGE,
+        {"k": weights(5, 4, 3, 3)},
+        zero=("n",),
+    ),
+    "packhorse.MaxPool": _pool("MaxPool", kernel_shape=[1, 2]),
+    "packhorse.AveragePool": _pool("AveragePool", kernel_shape=[1, 3], pads=[0, 1, 0, 1]),
+    "packhorse.LpPool": _pool("LpPool", kernel_shape=[1, 2]),
+    "packhorse.GlobalAveragePool": _pool("GlobalAveragePool"),
+    "packhorse.GlobalMaxPool": _pool("GlobalMaxPool"),
+    "packhorse.Elementwise": Example(
+        [
+            helper.make_node("Add", ["a", "b"], ["s"]),
+            helper.make_node("Tanh", ["s"], ["t"]),
+            helper.make_node("Mul", ["t", "a"], ["y"]),
+        ],
+        PAIR,
+    ),
+    "packhorse.Pad": one(
+        "Pad",
+        {**X, "value": given(np.array([2.5], np.float32))},
+        "x",
+        "pads",
+        "value",
+        constants={"pads": ints(0, 1, 2, 0, 0, 1)},
+    ),
+    "packhorse.Resize": one(
+        "Resize",
+        {**IMAGE, "scales": given(np.array([1, 1, 2, 1.5], np.float32))},
+        "x",
+        "",
+        "scales",
+        mode="linear",
+        zero=("n",),
+    ),
+    "packhorse.Window": one(
+        "Slice",
+        {**X, "starts": given(ints(1, 3)), "ends": given(ints(99, 0))},
+        constants={"axes": ints(1, 2), "steps": ints(1, -2)},
+    ),
+    "packhorse.MatMul": Example(
+        [
+            helper.make_node("MatMul", ["a", "m"], ["p"]),
+            helper.make_node("Add", ["p", "v"], ["q"]),
+            helper.make_node("Relu", ["q"], ["y"]),
+        ],
+        {"a": normal("n", "w", 12)},
+        {"m": weights(12, 17), "v": weights(17)},
+    ),
+    "packhorse.Trees": one(
+        "TreeEnsembleRegressor",
+        {"x": normal("n", 7)},
+        domain="ai.onnx.ml",
+        zero=("n",),
+        n_targets=1,
+        **trees.drawn(3, 12, 31, 7).attributes("target"),
+    ),
+}
