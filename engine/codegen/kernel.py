@@ -88,6 +88,7 @@ _MODULES: Final = (
     "engine.kernels.probe",
     "engine.kernels.pool",
     "engine.kernels.recurrent",
+    "engine.kernels.recurrent_start",
     "engine.kernels.reduce",
     "engine.kernels.resize",
     "engine.kernels.scatter",

@@ -1,9 +1,10 @@
-"""Recurrent layers over whole sequences: the kernel families ``recurrent`` and its beginning.
+"""Recurrent layers over whole sequences: the kernel family ``recurrent``.
 
 The projections of all inputs, with their biases, are computed beforehand by one dot call, and
-``recurrent_start`` writes the initial states. ``recurrent`` then runs the steps. Its work items are
-members of teams (`engine.kernels.recurrent_team`): a team carries a block of rows (sequences) of
-one direction from the first step to the last, and its members share the panels of hidden columns.
+``recurrent_start`` writes the initial states (`engine.kernels.recurrent_start`). ``recurrent`` then
+runs the steps. Its work items are members of teams (`engine.kernels.recurrent_team`): a team
+carries a block of rows (sequences) of one direction from the first step to the last, and its
+members share the panels of hidden columns.
 Per step and panel a register tile multiplies the rows' states with the recurrent weights of all
 gates of these columns, then the gates are combined while the sums are in L1.
 
@@ -28,15 +29,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import llvmlite.ir as ir
 
 from engine.codegen.abi import Layout, Status
-from engine.codegen.builder import I32, I64, KernelBuilder, Val
+from engine.codegen.builder import I32, I64, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
-from engine.kernels.activations import activation, joined_cell, joined_output, joined_update
+from engine.kernels.recurrent_cells import CELL, GATED, GATES, PLACE, UPDATE, Cell
 from engine.kernels.recurrent_team import phases
 from engine.kernels.recurrent_tiles import (
     PASSES,
@@ -49,25 +50,13 @@ from engine.kernels.recurrent_tiles import (
 )
 from engine.kernels.strips import Lanes
 from engine.kernels.walker import Walker
-
-GATES: Final = {"lstm": 4, "gru": 3, "gru_linear": 3, "rnn": 1}
-"""Gates of each cell, in projections."""
-
-PLANES: Final = {"lstm": 3, "gru": 4, "gru_linear": 2, "rnn": 2}
-"""Planes of states: the state twice, and what else a cell keeps of each row."""
-
-_CELL: Final = 2
-_UPDATE: Final = 2
-_GATED: Final = 3
-"""Planes of an LSTM's cell, and of a GRU's update gate and gated state."""
-
-_PLACE: Final = "hidden padded pitch plane"
+from engine.kernels.wide import Wide
 
 
 def _layout(options: Options) -> Layout:
     tensors = ["x", "r", "state", "shared"]
     ints = ["steps", "rows", "row_block", "row_blocks", "team", "share", "team_bytes", "reverse"]
-    ints.extend((*_PLACE.split(), "x_t", "x_b"))
+    ints.extend((*PLACE.split(), "x_t", "x_b"))
     cell = options["cell"]
     if cell == "gru":
         tensors.append("r2")
@@ -119,7 +108,6 @@ class _Recurrent:
         k = self.k = Walker(symbol, target, _layout(options))
         self.options = options
         self.cell: str = options["cell"]
-        self.functions: Sequence[Sequence[Any]] = options["activations"]
         self.lanes = Lanes(k, "float32")
         self.tiles = {
             gates: {
@@ -131,7 +119,8 @@ class _Recurrent:
         fields = k.layout.fields
         self.p = {n: k.tensor(n) for n, f in fields.items() if f.kind == "tensor"}
         self.n = {n: k.int(n) for n, f in fields.items() if f.kind == "int"}
-        self.clip = k.float("clip") if options["clip"] else None
+        self.wide = Wide(k, self.lanes)
+        self.math = Cell(k, self.lanes, options)
         self.pitch = self.n["pitch"]
         self.panels = self.n["padded"] // self.lanes.count
         self.sums = k.scratch()
@@ -182,7 +171,7 @@ class _Recurrent:
         last = k.select((n["steps"] & 1).equals(1), self.plane(1, group), self.plane(0, group))
         self.finish("yh", last, group, first, columns)
         if self.cell == "lstm":
-            self.finish("yc", self.plane(_CELL, group), group, first, columns)
+            self.finish("yc", self.plane(CELL, group), group, first, columns)
 
     def plane(self, number: int, group: _Group) -> Val:
         """First row of the group in a plane of states."""
@@ -218,7 +207,7 @@ class _Recurrent:
         tiles = self.tiles[gates]
         panel_bytes = self.n["padded"] * (4 * gates * self.lanes.count)
         weights = self.p["r" if number == 0 else "r2"] + group.direction * self.panels * panel_bytes
-        states = step.old if number == 0 else self.plane(_GATED, group)
+        states = step.old if number == 0 else self.plane(GATED, group)
         single = group.rows.equals(1)
         backwards = (step.number & 1).equals(1)
         taken = k.variable(0, I64)
@@ -337,179 +326,69 @@ class _Recurrent:
                 k.select(runs, self.time_of(group, step.number, end), step.number)
                 for runs, end in zip(running, ends, strict=True)
             ]
-            active = self.wide([k.splat(runs, lanes.count) for runs in running])
+            active = self.wide.join([k.splat(runs, lanes.count) for runs in running])
         inputs = [
             self.inputs_of(group, spot.row, spot.panel, time)
             for spot, time in zip(spots, times, strict=True)
         ]
-        x = [self.load(inputs, g * lanes.bytes) for g in range(gates)]
+        x = [self.wide.load(inputs, g * lanes.bytes) for g in range(gates)]
         starts = [sums + i * (summed * lanes.bytes) for i in range(len(spots))]
-        total = [self.load(starts, g * lanes.bytes) for g in range(summed)]
+        total = [self.wide.load(starts, g * lanes.bytes) for g in range(summed)]
 
         def of(plane: Val) -> list[Val]:
             return [plane + place for place in places]
 
-        before = self.load(of(step.old))
+        before = self.wide.load(of(step.old))
         if self.cell == "gru" and number == 0:
-            self.store(x[0] + total[0], of(self.plane(_UPDATE, group)))
-            self.store(self.act(0, x[1] + total[1]) * before, of(self.plane(_GATED, group)))
+            self.wide.store(x[0] + total[0], of(self.plane(UPDATE, group)))
+            self.wide.store(
+                self.math.act(0, x[1] + total[1]) * before, of(self.plane(GATED, group))
+            )
             return
         if self.cell == "lstm":
-            memory = of(self.plane(_CELL, group))
-            cell = self.load(memory)
-            after, cell_after = self.lstm(x, total, cell, direction, columns)
-            self.store(cell_after if active is None else k.select(active, cell_after, cell), memory)
+            memory = of(self.plane(CELL, group))
+            cell = self.wide.load(memory)
+            sums_ = [a + b for a, b in zip(x, total, strict=True)]
+            after, cell_after = self.math.lstm(sums_, cell, self.peepholes(direction, columns))
+            self.wide.store(
+                cell_after if active is None else k.select(active, cell_after, cell), memory
+            )
         elif self.cell == "rnn":
-            after = self.act(0, x[0] + total[0])
+            after = self.math.act(0, x[0] + total[0])
         else:
             if self.cell == "gru":
-                update = self.load(of(self.plane(_UPDATE, group)))
+                update = self.wide.load(of(self.plane(UPDATE, group)))
                 hidden = x[2] + total[0]
             else:
                 start = self.p["rb"] + direction * (n["padded"] * 4)
-                bias = self.load([start + column for column in columns])
-                reset = self.act(0, x[1] + total[1])
+                bias = self.wide.load([start + column for column in columns])
+                reset = self.math.act(0, x[1] + total[1])
                 hidden = k.fma(reset, total[2] + bias, x[2])
                 update = x[0] + total[0]
-            if self.usual("Sigmoid", "Tanh"):
-                after = joined_update(k, self.held(update), self.held(hidden), before)
-            else:
-                update, hidden = self.act(0, update), self.act(1, hidden)
-                after = k.fma(update, before - hidden, hidden)
+            after = self.math.gru(update, hidden, before)
         shown = after
         if active is not None:
             after, shown = k.select(active, after, before), k.select(active, after, 0.0)
-        self.store(after, of(step.new))
+        self.wide.store(after, of(step.new))
         if "y" in self.options["outputs"]:
             for part, spot in enumerate(spots):
                 row_start = self.row_of("y", direction, group.first + spot.row)
                 target = row_start + times[part] * n["y_t"] * 4 + columns[part]
                 room = n["hidden"] - spot.panel * lanes.count
-                self.store_part(self.part(shown, part), target, room)
+                self.wide.store_part(shown, part, target, room)
 
-    def store_part(self, value: Val, target: Val, room: Val) -> None:
-        """Store the lanes of a vector for which there is room."""
-        k, count = self.k, self.lanes.count
-        with k.branch(room >= count) as (whole, partly):
-            with whole:
-                k.store(value, target)
-            with partly:
-                k.masked_store(value, target, k.mask(room, count))
-
-    def wide(self, parts: Sequence[Val]) -> Val:
-        """Vectors side by side in one."""
-        if len(parts) == 1:
-            return parts[0]
-        return self.k.shuffle(parts[0], parts[1], range(2 * self.lanes.count))
-
-    def part(self, value: Val, number: int) -> Val:
-        """Vector number `number` of a wide one."""
-        count = self.lanes.count
-        if value.type.count == count:
-            return value
-        return self.k.shuffle(value, value, range(number * count, (number + 1) * count))
-
-    def load(self, pointers: Sequence[Val], shift: int = 0) -> Val:
-        """Vectors at some pointers, side by side."""
-        return self.wide([self.k.load(p + shift, self.lanes.kind) for p in pointers])
-
-    def store(self, value: Val, pointers: Sequence[Val]) -> None:
-        """Store the vectors that lie side by side in `value`."""
-        for number, pointer in enumerate(pointers):
-            self.k.store(self.part(value, number), pointer)
-
-    def lstm(
-        self,
-        x: list[Val],
-        total: list[Val],
-        cell: Val,
-        direction: Val,
-        columns: Sequence[Val],
-    ) -> tuple[Val, Val]:
-        """New state and cell of an LSTM."""
-        k = self.k
-        i, o, f, c = (a + b for a, b in zip(x, total, strict=True))
-        peepholes: list[Val] = []
-        if self.options["peephole"]:
-            wide = self.n["padded"] * 4
-            start = self.p["peephole"] + direction * (wide * 3)
-            rows = [start + column for column in columns]
-            peepholes = [self.load([row + wide * gate for row in rows]) for gate in range(3)]
-            i, f = k.fma(peepholes[0], cell, i), k.fma(peepholes[2], cell, f)
-        if self.usual("Sigmoid", "Tanh", "Tanh") and not self.options["input_forget"]:
-            i, f, c = (self.held(gate) for gate in (i, f, c))
-            after = joined_cell(k, i, f, c, cell)
-            if peepholes:
-                o = k.fma(peepholes[1], after, o)
-            return joined_output(k, self.held(o), after), after
-        i = self.act(0, i)
-        f = 1.0 - i if self.options["input_forget"] else self.act(0, f)
-        after = k.fma(f, cell, i * self.act(1, c))
-        if peepholes:
-            o = k.fma(peepholes[1], after, o)
-        return self.act(0, o) * self.act(2, after, clip=False), after
-
-    def usual(self, *names: str) -> bool:
-        """Whether the cell's activations are these."""
-        return tuple(name for name, _, _ in self.functions) == names
-
-    def held(self, value: Val) -> Val:
-        """A gate's sum held to the clip range."""
-        if self.clip is None:
-            return value
-        clip = self.k.splat(self.clip, value.type.count)
-        return self.lanes.smaller(clip, self.lanes.larger(-clip, value))
-
-    def act(self, number: int, value: Val, clip: bool = True) -> Val:
-        """Activation number `number` of the cell, of a value held to the clip range."""
-        if clip:
-            value = self.held(value)
-        name, alpha, beta = self.functions[number]
-        return activation(self.k, name, value, alpha, beta)
+    def peepholes(self, direction: Val, columns: Sequence[Val]) -> list[Val]:
+        """Peephole weights of each gate in some columns, or none."""
+        if not self.options["peephole"]:
+            return []
+        wide = self.n["padded"] * 4
+        start = self.p["peephole"] + direction * (wide * 3)
+        rows = [start + column for column in columns]
+        return [self.wide.load([row + wide * gate for row in rows]) for gate in range(3)]
 
 
 def _build(symbol: str, target: Target, options: Options) -> str:
     return _Recurrent(symbol, target, options).build()
 
 
-def _start_layout(options: Options) -> Layout:
-    ints = ["rows", "words", *_PLACE.split()]
-    for name in options["initial"]:
-        ints.extend((f"{name}_d", f"{name}_b"))
-    tensors = ["state", "shared", *options["initial"]]
-    return Layout.of(" ".join(tensors), " ".join(ints))
-
-
-def _build_start(symbol: str, target: Target, options: Options) -> str:
-    """Initial states, or zeros; padding columns are zero. Items are directions."""
-    k = KernelBuilder(symbol, target, _start_layout(options))
-    lanes = Lanes(k, "float32")
-    n = {name: k.int(name) for name, f in k.layout.fields.items() if f.kind == "int"}
-    state, shared = k.tensor("state"), k.tensor("shared")
-    given = {name: k.tensor(name) for name in options["initial"]}
-    with k.when(k.begin.equals(0)), k.loop(0, n["words"]) as word:
-        k.store(k.const(0), shared + word * 8)
-
-    def fill(target: Val, source: Val | None) -> None:
-        lanes.sweep(n["padded"], 1, lambda part: part.store(lanes.fill(0), target))
-        if source is not None:
-            lanes.sweep(n["hidden"], 1, lambda part: part.store(part.load(source), target))
-
-    with k.loop(k.begin, k.end) as direction, k.loop(0, n["rows"]) as row:
-        for name, plane in (("h0", 0), ("c0", _CELL)):
-            if name == "c0" and options["cell"] != "lstm":
-                continue
-            to = state + n["plane"] * plane + (direction * n["rows"] + row) * n["pitch"]
-            source = None
-            if name in given:
-                shift = direction * n[f"{name}_d"] + row * n[f"{name}_b"]
-                source = given[name] + shift * 4
-            fill(to, source)
-    k.ret()
-    return str(k.module)
-
-
 register(Family("recurrent", "LSTM, GRU and RNN layers over whole sequences", _layout, _build))
-register(
-    Family("recurrent_start", "initial states of recurrent layers", _start_layout, _build_start)
-)

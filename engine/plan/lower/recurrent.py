@@ -16,7 +16,7 @@ from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim
 from engine.graph.ir import Node, Value
 from engine.kernels.activations import DEFAULTS
-from engine.kernels.recurrent import GATES, PLANES
+from engine.kernels.recurrent_cells import GATES, PLANES
 from engine.kernels.recurrent_team import team_bytes
 from engine.kernels.recurrent_tiles import PASSES, sums_bytes
 from engine.plan.lower.dot import weights as emit_projection

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.codegen.kernel import KernelSpec
 from engine.codegen.target import select
-from engine.kernels.recurrent import GATES, PLANES
+from engine.kernels.recurrent_cells import GATES, PLANES
 from engine.kernels.recurrent_team import team_bytes
 from engine.kernels.recurrent_tiles import sums_bytes
 from engine.plan.recurrent_weights import pack_projection, pack_recurrent, pad_gates, padded
