@@ -3,7 +3,6 @@
 `python -m benchmarks.peers --help` lists the options; how figures are taken: docs/benchmarks.md.
 """
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.status import Status
 
-from benchmarks import engines, options, roofline, tables, turns
+from benchmarks import engines, options, pages, roofline, tables, turns
 from benchmarks.comparison import Plan, compare_engines, with_peak_shares
 from benchmarks.provenance import collect
 from benchmarks.remote import Remote
@@ -38,13 +37,14 @@ def entrants(precisions: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def markdown(printed: str, page: Path, plot: Path | None) -> str:
     """A page with the chart and the tables as they were printed."""
-    lines = ["# Performance", "", "Written by `python -m benchmarks.peers --page`; see"]
-    lines += ["[benchmarks](benchmarks.md) for how the figures are taken.", ""]
+    introduction = (
+        "Written by `python -m benchmarks.peers --page`; see",
+        "[benchmarks](benchmarks.md) for how the figures are taken.",
+    )
+    chart = None
     if plot is not None:
-        target = os.path.relpath(plot, page.parent)
-        lines += [f"![Speed relative to the faster peer]({target})", ""]
-    lines += ["```text", *(line.rstrip() for line in printed.splitlines()), "```"]
-    return "\n".join(lines)
+        chart = "Speed relative to the faster peer", pages.link(plot, page)
+    return pages.markdown("Performance", introduction, printed, chart)
 
 
 def main(
@@ -54,9 +54,7 @@ def main(
     rounds: options.Rounds = 5,
     json_file: options.JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Write what was printed to this Markdown page.")
-    ] = None,
+    page: pages.PageFile = None,
     isa: Annotated[
         str | None,
         typer.Option(help="Mask CPU features: baseline, avx2, avx512. onnxruntime takes no mask."),

@@ -4,7 +4,6 @@ LSTM and GRU of one direction over hidden sizes, batches and numbers of steps. W
 at least, its recurrent weights, stands against the bandwidth of every cache.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from benchmarks import engines, options, roofline, tables, turns
+from benchmarks import engines, options, pages, roofline, tables, turns
 from benchmarks.comparison import Plan, compare_engines
 from benchmarks.models import LAYERS
 from benchmarks.provenance import collect
@@ -76,14 +75,14 @@ def show_groups(out: Console, cases: Sequence[CaseResult]) -> None:
 
 def markdown(printed: str, page: Path, plot: Path | None) -> str:
     """A page with the chart and the tables as they were printed."""
-    lines = ["# Performance of recurrent layers", ""]
-    lines += ["Written by `python -m benchmarks.recurrent --page`; see [benchmarks](benchmarks.md)"]
-    lines += ["for how figures are taken and [recurrent](recurrent.md) for what they follow from."]
+    introduction = (
+        "Written by `python -m benchmarks.recurrent --page`; see [benchmarks](benchmarks.md)",
+        "for how figures are taken and [recurrent](recurrent.md) for what they follow from.",
+    )
+    chart = None
     if plot is not None:
-        target = os.path.relpath(plot, page.parent)
-        lines += ["", f"![Time per step against hidden size]({target})"]
-    lines += ["", "```text", *(line.rstrip() for line in printed.splitlines()), "```"]
-    return "\n".join(lines)
+        chart = "Time per step against hidden size", pages.link(plot, page)
+    return pages.markdown("Performance of recurrent layers", introduction, printed, chart)
 
 
 def main(
@@ -95,9 +94,7 @@ def main(
     rounds: options.Rounds = 5,
     json_file: options.JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Write what was printed to this Markdown page.")
-    ] = None,
+    page: pages.PageFile = None,
     quick: options.Quick = False,
     cache: options.CacheFolder = options.DEFAULT_CACHE,
     timeout: options.Timeout = 600.0,

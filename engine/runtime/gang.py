@@ -26,7 +26,7 @@ from engine.errors import EngineError
 from engine.runtime.layout import Gang as GangLayout
 from engine.runtime.layout import Job as JobLayout
 from engine.runtime.layout import Member, counter_bytes
-from engine.runtime.memory import Block, address, words
+from engine.runtime.memory import Arena, Block, address, words
 
 SCRATCH: Final = 64 << 20
 """Bytes reserved per thread for kernels' scratch; committed only where touched."""
@@ -109,7 +109,7 @@ class _Spare:
     __slots__ = ("arena", "scratch")
 
     def __init__(self) -> None:
-        self.arena = Block(1)
+        self.arena = Arena()
         self.scratch: Block | None = None
 
 
@@ -124,7 +124,7 @@ class Gang:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._arena = Block(1)
+        self._arena = Arena()
         self._spares: SimpleQueue[_Spare] = SimpleQueue()
         for _ in range(max(cpu.machine().threads, 1)):
             self._spares.put(_Spare())
@@ -187,10 +187,8 @@ class Gang:
         return [int(member[Member.TID // 8]) for member in self._members]
 
     def arena(self, size: int) -> Block:
-        """The gang's arena, grown to at least `size` bytes; jobs keep the block they were given."""
-        if self._arena.size < size:
-            self._arena = Block(size)
-        return self._arena
+        """The gang's arena of at least `size` bytes; jobs keep the block they were given."""
+        return self._arena.at_least(size)
 
     def submit(self, job: Job) -> None:
         """Queue a job; waits where 512 jobs are already queued."""
@@ -216,11 +214,10 @@ class Gang:
         """
         spare = self._spares.get()
         try:
-            if spare.arena.size < arena:
-                spare.arena = Block(arena)
+            block = spare.arena.at_least(arena)
             if spare.scratch is None:
                 spare.scratch = Block(SCRATCH, huge=False)
-            job.bases[0] = spare.arena.address
+            job.bases[0] = block.address
             status: int = self.native.inline(job.address, spare.scratch.address)
             return status
         finally:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
+
+from engine import cpu
 
 _HUGE: Final = 2 << 20
 """Bytes of a huge page on x86-64."""
@@ -14,22 +17,27 @@ _HUGE: Final = 2 << 20
 _WORTH_HUGE: Final = _HUGE // 4
 """Smaller blocks do not ask for huge pages."""
 
+_NO_RESERVE: Final = 0x4000
+"""MAP_NORESERVE of Linux on x86-64 and AArch64; the mmap module does not name it."""
+
 
 class Block:
     """An anonymous mapping of at least `size` bytes, aligned to a page.
 
     Pages are committed when first touched, so a large reservation costs nothing by itself. Blocks
     of a huge page and more are aligned to one, since only whole aligned ones can become huge: their
-    physical addresses are contiguous, which spreads them evenly over the sets of a cache.
+    physical addresses are contiguous, which spreads them evenly over the sets of a cache. `reserve`
+    takes address space that Linux does not count as promised memory, neither here nor at a fork.
     """
 
-    def __init__(self, size: int, huge: bool = True) -> None:
+    def __init__(self, size: int, huge: bool = True, reserve: bool = False) -> None:
         self.size = max(size, mmap.PAGESIZE)
         wide = huge and self.size >= _WORTH_HUGE and hasattr(mmap, "MADV_HUGEPAGE")
         if wide:
             self.size = -(-self.size // _HUGE) * _HUGE if self.size < _HUGE else self.size
         room = self.size + (_HUGE if wide else 0)
-        self._map = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_NO_RESERVE if reserve else 0)
+        self._map = mmap.mmap(-1, room, flags=flags)
         if wide:
             self._map.madvise(mmap.MADV_HUGEPAGE)
         whole = (ctypes.c_char * room).from_buffer(self._map)
@@ -40,6 +48,32 @@ class Block:
     def array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The block's bytes; the array keeps the block's mapping alive."""
         return np.frombuffer(self._map, np.uint8, self.size, self._start)
+
+
+class Arena:
+    """Memory for the activations of one run at a time, which grows without moving.
+
+    A larger block would have to be committed page by page again, all of it. So the first run that
+    needs more than a little reserves address space for all the memory that the process may use;
+    where that is refused (a limit on address space), blocks are replaced by larger ones.
+    """
+
+    __slots__ = ("_block",)
+
+    def __init__(self) -> None:
+        self._block = Block(1)
+
+    def at_least(self, size: int) -> Block:
+        """A block of at least `size` bytes; whoever runs on it must hold it until the end."""
+        if self._block.size < size:
+            self._block = Block(_WORTH_HUGE - 1) if size < _WORTH_HUGE else _reserved(size)
+        return self._block
+
+
+def _reserved(size: int) -> Block:
+    with suppress(OSError, MemoryError):
+        return Block(max(size, cpu.usable_memory()), reserve=True)
+    return Block(size)
 
 
 def words(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
