@@ -1,8 +1,9 @@
 """Streams of random shapes: what a shape costs the first time, and what it costs later.
 
-Every engine meets the same shapes in the same order. Later visits come in other orders, after the
-other shapes, so that the processor's caches are as cold as at the first visit. A run may take the
-models one by one: ``--json`` keeps what was measured, ``--join`` shows what was kept as one report.
+Every engine meets the same shapes in the same order. Later visits come after other shapes, so that
+the processor's caches are as cold as at the first visit, and soon, because the speed of a core
+drifts. For the same reason engines take turns every few visits. A run may take the models one by
+one: ``--json`` keeps what was measured, ``--join`` shows what was kept as one report.
 """
 
 import statistics
@@ -25,8 +26,13 @@ from benchmarks.remote import RemoteError
 from benchmarks.results import ShapesReport, VisitResult
 from benchmarks.summary import geometric_mean
 
-PAUSE_SECONDS = 0.02
 SEED = 40
+TURN = 8
+"""Visits after which it is the next engine's turn: few, because machines drift, and more than one,
+because a server's caches hold what it serves."""
+
+PAUSE_SECONDS = 0.05
+"""Before each turn: thread pools spin for a while."""
 
 FIRST_OVER_LATER, EXTRA_SECONDS = 1.05, 50e-6
 """What a shape may cost more the first time: one of the two."""
@@ -51,15 +57,15 @@ def random_shapes(model: BenchmarkModel, count: int) -> list[Dims]:
     return list(shapes.values())
 
 
-def visit_orders(shapes: int, passes: int) -> list[list[int]]:
-    """The first pass in order, then shuffled ones that never visit a shape twice in a row."""
-    rng = np.random.default_rng(SEED + 1)
-    orders = [list(range(shapes))]
-    while len(orders) < passes + 1:
-        order = [int(index) for index in rng.permutation(shapes)]
-        if shapes == 1 or order[0] != orders[-1][-1]:
-            orders.append(order)
-    return orders
+def visits(shapes: int, later: int) -> list[int]:
+    """Indices of shapes in the order of their visits: each `later` times more after the first.
+
+    With every new shape come later visits to some that are not long ago; none is visited twice in a
+    row where there are others.
+    """
+    lags = [0, *(2 + (3 + number) * number for number in range(later))]
+    last = shapes + lags[-1]
+    return [step - lag for step in range(last) for lag in lags if 0 <= step - lag < shapes]
 
 
 def measure(
@@ -71,7 +77,7 @@ def measure(
     timeout: float,
     report: Callable[[str], None],
 ) -> list[VisitResult]:
-    """Let every engine visit every shape once, then `passes` times more, taking turns by pass."""
+    """Let every engine visit every shape once and `passes` times more, taking turns."""
     path = model_path(model, cache / "models")
     with ExitStack() as stack:
         visitors = []
@@ -82,11 +88,13 @@ def measure(
             visitors.append(
                 Visitor(stack.enter_context(closing(Entrant(setup, model, path, timeout))))
             )
-        for number, order in enumerate(visit_orders(len(shapes), passes)):
-            for visitor in visitors:
-                report(f"{model.title}: pass {number}, {visitor.entrant.name}")
+        order = visits(len(shapes), passes)
+        for number, start in enumerate(range(0, len(order), TURN)):
+            report(f"{model.title}: {start} of {len(order)} visits")
+            first = number % len(visitors)
+            for visitor in (*visitors[first:], *visitors[:first]):
                 sleep(PAUSE_SECONDS)
-                visitor.walk(shapes, order)
+                visitor.walk(shapes, order[start : start + TURN])
         return [visitor.result(model, shapes) for visitor in visitors]
 
 
@@ -101,7 +109,7 @@ class Visitor:
         self._resident = entrant.resident() if self._loaded else 0
 
     def walk(self, shapes: Sequence[Dims], order: Sequence[int]) -> None:
-        """Visit the shapes once each in this order; stops for good at the first failure."""
+        """Visit shapes in this order; stops for good at the first failure."""
         try:
             for index in order:
                 if self._failure is None:
