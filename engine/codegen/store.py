@@ -14,11 +14,12 @@ import stat
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, ClassVar, Final
 
 from engine.errors import CompileError
 
@@ -50,13 +51,13 @@ class StoreEntry:
     used_ns: int
 
 
-class FileStore:
+class FileStore(ABC):
     """Byte-bounded folder of files, safe to share between the processes of one user.
 
     `limit` is the largest total of bytes; the least recently used files go first.
     """
 
-    suffix = ""
+    suffix: ClassVar[str]
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
@@ -110,13 +111,13 @@ class FileStore:
             path.unlink(missing_ok=True)
         return len(removed)
 
+    @abstractmethod
     def verified(self, content: bytes) -> str | None:
         """Key of an entry whose bytes are whole, else None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label(self, path: Path) -> tuple[str, str] | None:
         """Key of an entry and its title for people; None where it cannot be read."""
-        raise NotImplementedError
 
     def adopt(self, name: str, content: bytes) -> bool:
         """Keep an entry of another store of this kind; False if it is torn or misnamed."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from engine.graph.dims import Atom, Dim
+    from engine.graph.dim_expression import Atom, Dim
 
 _VALUE_LIMIT: Final = 1 << 127
 

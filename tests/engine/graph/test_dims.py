@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.graph import dims
+from engine.graph import dim_expression
 from engine.graph.dims import (
     Dim,
     DimError,
@@ -90,7 +90,7 @@ def test_evaluation_is_integer_arithmetic(formula: Formula, sizes: dict[str, int
     code = encode([dim, dim + 1], NAMES)
     assert code.evaluate([sizes[n] for n in NAMES]) == [expected, expected + 1]
     text = str(dim)
-    assert "..." in text or eval(text, dict(dims.PRIMITIVES), sizes) == expected
+    assert "..." in text or eval(text, dict(dim_expression.PRIMITIVES), sizes) == expected
 
 
 @settings(max_examples=300, deadline=None)
@@ -223,11 +223,11 @@ def test_memory_follows_the_expressions_in_use() -> None:
     kept = weakref.ref((symbol("short_lived") + 12345) // 7)
     gc.collect()
     assert kept() is None
-    before = len(dims._dims), len(dims._atoms)
+    before = len(dim_expression._dims), len(dim_expression._atoms)
     for number in range(2000):
         _ = (symbol(f"x{number}") + 5000 + number) // 3
     gc.collect()
-    assert (len(dims._dims), len(dims._atoms)) <= (before[0] + 5, before[1] + 5)
+    assert (len(dim_expression._dims), len(dim_expression._atoms)) <= (before[0] + 5, before[1] + 5)
 
 
 def test_copies_and_pickles_are_the_same_object() -> None:
