@@ -1,7 +1,7 @@
 """Measures every engine on every case of a plan, one model at a time."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,10 @@ from benchmarks.turns import Pace, Times, take_turns
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run measures; `small` replaces every model's cases by its smallest shape."""
+    """What one run measures; `small` replaces every model's cases by its smallest shape.
+
+    Cases in `known`, by model, case and number of threads, are left out.
+    """
 
     models: Sequence[BenchmarkModel]
     engines: Sequence[str]
@@ -27,20 +30,29 @@ class Plan:
     isa: str | None = None
     small: bool = False
     timeout: float = 600.0
+    known: frozenset[tuple[str, str, int]] = frozenset()
+
+    def missing(self, model: BenchmarkModel, threads: int) -> list[Dims]:
+        """Cases of a model that are to be measured."""
+        cases = (model.tiny,) if self.small else model.cases
+        return [d for d in cases if (model.name, case_name(d), threads) not in self.known]
 
 
 def compare_engines(
     plan: Plan, probe: Callable[[], float], report: Callable[[str], None]
-) -> Iterator[CaseResult | Loading]:
+) -> Generator[CaseResult | Loading]:
     """Yield results as they arrive.
 
     `probe` gives the speed of one core now, in GFLOP/s; `report` is told what is being done.
     """
     for model in plan.models:
+        counts = [threads for threads in plan.threads if plan.missing(model, threads)]
+        if not counts:
+            continue
         report(f"{model.title}: building")
         path = model_path(model, plan.cache / "models")
         counter = FlopCounter(path)
-        for threads in plan.threads:
+        for threads in counts:
             yield from _with_threads(plan, probe, report, model, path, counter, threads)
 
 
@@ -64,7 +76,7 @@ def _with_threads(
     path: Path,
     counter: FlopCounter,
     threads: int,
-) -> Iterator[CaseResult | Loading]:
+) -> Generator[CaseResult | Loading]:
     with ExitStack() as stack:
         entrants = []
         for name in plan.engines:
@@ -82,7 +94,7 @@ def _with_threads(
                     resident=loaded[1],
                     file_size=path.stat().st_size,
                 )
-        for dims in (model.tiny,) if plan.small else model.cases:
+        for dims in plan.missing(model, threads):
             report(f"{model.title}, {threads} threads, {case_name(dims)}: measuring")
             agreements = _agreements(entrants, dims)
             taking_part = [entrant for entrant in entrants if entrant.failure is None]

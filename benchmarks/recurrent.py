@@ -4,7 +4,10 @@ LSTM and GRU of one direction over hidden sizes, batches and numbers of steps. W
 at least, its recurrent weights, stands against the bandwidth of every cache.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +21,15 @@ from benchmarks.comparison import Plan, compare_engines
 from benchmarks.models import LAYERS
 from benchmarks.provenance import collect
 from benchmarks.remote import Remote
-from benchmarks.results import CaseResult, Limits, PeersReport
+from benchmarks.results import CaseResult, Limits, PeersReport, Provenance
 from benchmarks.summary import geometric_mean, speedup
 
 SMALL_HIDDEN = 256
 """Largest hidden size whose weights a core may keep to itself."""
+
+BLOCK_SECONDS = 0.1
+"""Of an engine's turn. A core's speed changes every few seconds; many short turns let every engine
+meet the fast ones, so that minima are comparable."""
 
 
 def hidden(case: CaseResult) -> int:
@@ -73,6 +80,23 @@ def show_groups(out: Console, cases: Sequence[CaseResult]) -> None:
     out.print(table)
 
 
+def earlier(path: Path | None, now: Provenance) -> PeersReport | None:
+    """What an interrupted run has left in a file; None where there is no file.
+
+    Raises typer.BadParameter where it was taken of other code or on another machine.
+    """
+    if path is None:
+        raise typer.BadParameter("--resume needs the file of --json")
+    if not path.exists():
+        return None
+    report = PeersReport.model_validate_json(path.read_text())
+    for field in ("cpu", "cpus", "commit", "modified", "versions"):
+        then, here = getattr(report.provenance, field), getattr(now, field)
+        if then != here:
+            raise typer.BadParameter(f"{path} has {field} {then}, this run has {here}; start anew")
+    return report
+
+
 def markdown(printed: str, page: Path, plot: Path | None) -> str:
     """A page with the chart and the tables as they were printed."""
     introduction = (
@@ -91,10 +115,16 @@ def main(
         typer.Option(help=f"Comma-separated; all by default. Known: {', '.join(LAYERS)}."),
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts.")] = "1,2",
-    rounds: options.Rounds = 5,
+    rounds: options.Rounds = 10,
     json_file: options.JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG.")] = None,
     page: pages.PageFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the file of --json holds, add what is not.")
+    ] = False,
+    within: Annotated[
+        float, typer.Option(help="Seconds after which no case is begun; --resume goes on.")
+    ] = math.inf,
     quick: options.Quick = False,
     cache: options.CacheFolder = options.DEFAULT_CACHE,
     timeout: options.Timeout = 600.0,
@@ -106,19 +136,37 @@ def main(
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)} is none of {', '.join(LAYERS)}")
     counts = options.integers(threads, "--threads")
+    started = time.monotonic()
     provenance = collect()
+    before = earlier(json_file, provenance) if resume else None
+    cases = [] if before is None else list(before.cases)
+    known = frozenset((case.model, case.case, case.threads) for case in cases)
     tables.show_provenance(out, provenance)
-    pace = turns.QUICK if quick else turns.Pace(rounds=rounds)
+    pace = turns.QUICK if quick else turns.Pace(rounds=rounds, block_seconds=BLOCK_SECONDS)
     chosen = [LAYERS[name] for name in names]
-    plan = Plan(chosen, engines.FP32_ENGINES, counts, pace, cache, small=quick, timeout=timeout)
+    plan = Plan(
+        *(chosen, engines.FP32_ENGINES, counts, pace, cache),
+        small=quick,
+        timeout=timeout,
+        known=known,
+    )
     effort = roofline.QUICK if quick else roofline.Effort()
     with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
         status.update("measuring the machine")
         limits: Limits = meter.call("measure")
         results = compare_engines(plan, lambda: meter.call("fp32_core"), status.update)
-        cases = [result for result in results if isinstance(result, CaseResult)]
+        with closing(results):
+            for result in results:
+                if isinstance(result, CaseResult):
+                    cases.append(result)
+                if time.monotonic() - started > within:
+                    break
         status.update("measuring the machine again")
         limits = limits.best(meter.call("measure"))
+    if before is not None:
+        limits = limits.best(before.limits)
+    order = list(LAYERS)
+    cases.sort(key=lambda case: (order.index(case.model), case.threads, *case.dims.values()))
     tables.show_limits(out, limits)
     tables.show_cases(out, cases)
     tables.show_failures(out, cases)

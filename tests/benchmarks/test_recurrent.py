@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 
-from benchmarks import tables
-from benchmarks.models import LAYERS, find
+from benchmarks import tables, turns
+from benchmarks.comparison import Plan
+from benchmarks.models import LAYERS, case_name, find
 from benchmarks.models.recurrent import recurrent_weight_bytes
-from benchmarks.recurrent import markdown, show_groups
+from benchmarks.recurrent import earlier, markdown, show_groups
 from benchmarks.recurrent_chart import draw_steps
 from benchmarks.results import CaseResult, PeersReport
 from tests.benchmarks import samples
@@ -68,3 +70,29 @@ def test_the_page_names_its_command(tmp_path: Path) -> None:
     text = markdown("table", tmp_path / "page.md", tmp_path / "plot.png")
     assert "python -m benchmarks.recurrent --page" in text
     assert "(plot.png)" in text
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    half = report()
+    path = tmp_path / "half.json"
+    assert earlier(path, half.provenance) is None
+    path.write_text(half.model_dump_json())
+    assert earlier(path, half.provenance) == half
+    known = frozenset((case.model, case.case, case.threads) for case in half.cases)
+    pace = turns.QUICK
+    plan = Plan([LAYERS["lstm_128"]], [], [1], pace, tmp_path, known=known)
+    missing = {case_name(dims) for dims in plan.missing(LAYERS["lstm_128"], 1)}
+    assert "b1 l50" not in missing
+    assert {"b1 l10", "b32 l50"} <= missing
+    assert len(plan.missing(LAYERS["lstm_128"], 4)) == len(LAYERS["lstm_128"].cases)
+
+
+def test_results_of_other_code_are_not_added_to(tmp_path: Path) -> None:
+    half = report()
+    path = tmp_path / "half.json"
+    path.write_text(half.model_dump_json())
+    other = half.provenance.model_copy(update={"commit": "0123456789ab"})
+    with pytest.raises(typer.BadParameter, match="0123456789ab"):
+        earlier(path, other)
+    with pytest.raises(typer.BadParameter, match="--json"):
+        earlier(None, other)
