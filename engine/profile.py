@@ -20,6 +20,7 @@ from engine.work import operations
 class OperationTime:
     """One kernel call: node, operator, kernel family, work items, least seconds of all rounds.
 
+    In a loop the seconds are those of all iterations, and `times` is how many there were.
     `operations` are its floating-point operations as `engine.work` counts them, `traffic` the bytes
     of the tensors that it reads and writes.
     """
@@ -31,6 +32,7 @@ class OperationTime:
     seconds: float
     operations: int = 0
     traffic: int = 0
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,37 +60,44 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     block, scratch = Block(bound.arena), Block(64 << 20, huge=False)
     job.bases[0] = block.address
     best = [float("inf")] * bound.count
+    times = [0] * bound.count
     start = address(bound.operations)
     inline = session._gang.native.inline
     job.words[JobLayout.COUNT // 8] = 1
     for _ in range(rounds):
-        for index in range(bound.count):
+        seconds, times = [0.0] * bound.count, [0] * bound.count
+        index = 0
+        while index < bound.count:
             job.words[JobLayout.OPS // 8] = start + index * Op.SIZE
             before = time.thread_time()
             status = inline(job.address, scratch.address)
-            best[index] = min(best[index], time.thread_time() - before)
-            runner.check(status)
+            seconds[index] += time.thread_time() - before
+            times[index] += 1
+            runner.check(status and status + (index << 8))
+            index = int(job.words[JobLayout.FRONTIER // 8]) or index + 1
+        best = [min(pair) for pair in zip(best, seconds, strict=True)]
     table = bound.operations.reshape(bound.count, Op.WORDS)
     del results
     program = runner.program
     parameters, starts = bound.parameters.tolist(), (program.starts // 8).tolist()
-    times = []
+    found = []
     touched = program.touched(sizes)
     for index, step in enumerate(program.steps):
         items = int(table[index, Op.RANGE // 8])
         done = operations(step.spec, parameters[starts[index] :], items)
-        times.append(
+        found.append(
             OperationTime(
                 step.label,
                 step.op,
                 step.spec.family,
                 items,
                 best[index],
-                done,
-                touched[index] if items else 0,
+                done * times[index],
+                touched[index] * times[index] if items else 0,
+                times[index],
             )
         )
-    return times
+    return found
 
 
 def memory(session: Session, inputs: Mapping[str, Any]) -> Memory:
@@ -113,7 +122,7 @@ def trace(times: Sequence[OperationTime]) -> dict[str, Any]:
     events: list[dict[str, Any]] = []
     clock = 0.0
     for each in times:
-        if each.items:
+        if each.items and each.times:
             details = {
                 "operator": each.op,
                 "items": each.items,

@@ -100,7 +100,7 @@ def _rows(times: list[OperationTime], limits: Roofline, single: bool) -> list[Ro
         key = number if single else (each.op, each.kernel)
         name = each.node if single else each.op
         row = rows.setdefault(key, Row(name, each.kernel, 0, 0.0, 0, 0, 0.0))
-        row.calls += 1
+        row.calls += each.times
         row.seconds += each.seconds
         row.operations += each.operations
         row.traffic += each.traffic

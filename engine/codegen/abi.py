@@ -2,7 +2,8 @@
 
 Every kernel is ``status = kernel(words, context, begin, end)``. `words` is the operation's
 parameter block: 8-byte words, laid out by a `Layout`. `context` is the executing thread's
-`Context`. ``[begin, end)`` is a range of work items. Status 0 is success.
+`Context`. ``[begin, end)`` is a range of work items. Status 0 is success; a jump that goes on
+elsewhere returns `JUMP`.
 """
 
 from __future__ import annotations
@@ -36,12 +37,17 @@ class Status(IntEnum):
     OK = 0
     INDEX_OUT_OF_RANGE = 1
     DIVISION_BY_ZERO = 2
+    TOO_MANY_JUMPS = 3
 
 
 STATUS_TEXT: Final = {
     Status.INDEX_OUT_OF_RANGE: "an index lies outside the axis that it selects from",
     Status.DIVISION_BY_ZERO: "an integer was divided by zero",
+    Status.TOO_MANY_JUMPS: "a loop does not end",
 }
+
+JUMP: Final = 0x80
+"""What the kernel of a jump returns where the program does not go on with the next operation."""
 
 
 @dataclass(frozen=True)

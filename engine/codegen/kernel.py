@@ -82,6 +82,7 @@ _MODULES: Final = (
     "engine.kernels.gather",
     "engine.kernels.grid",
     "engine.kernels.halo",
+    "engine.kernels.jumps",
     "engine.kernels.normalize",
     "engine.kernels.pack",
     "engine.kernels.lines",

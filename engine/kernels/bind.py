@@ -233,21 +233,25 @@ def _is_small(items: Val, cost: Val) -> Val:
     return (items * cost < SERIAL_NS) | (items <= 1)
 
 
-def _fill_operations(k: Binder, items: _Array, costs: _Array) -> None:
-    """Fill the operation table: grain by cost, neighbouring small operations grouped."""
-    waits, functions, starts = (
-        k.array(field) for field in (Bind.WAITS, Bind.FUNCTIONS, Bind.STARTS)
-    )
+def _fill_operations(k: Binder, items: _Array, costs: _Array, times: _Array) -> None:
+    """Fill the operation table: grain by cost, neighbouring small operations grouped.
+
+    A group neither begins before the target of a jump nor goes on behind a jump.
+    """
+    fields = (Bind.WAITS, Bind.FUNCTIONS, Bind.STARTS, Bind.TARGETS, Bind.BREAKS)
+    waits, functions, starts, targets, breaks = (k.array(field) for field in fields)
     count, table = k.number(Bind.CALLS), k.array(Bind.OPERATIONS).base
-    estimate, leader = k.variable(k.const(0)), k.variable(k.const(-1))
+    estimate, parallel, leader = (k.variable(k.const(n)) for n in (0, 0, -1))
     with k.loop(0, count) as i:
         size, cost = items[i], costs[i]
         small = _is_small(size, cost)
-        estimate.add(size * cost)
+        estimate.add(size * cost * times[i])
+        with k.when(breaks[i].differs(0)):
+            leader.set(-1)
         claim = k.maximum(k.const(CLAIM_NS) / k.maximum(cost, 1), 1)
         share = k.maximum(size / (k.end * SHARES), 1)
         row = k.offset(table, i * Op.SIZE)
-        fields = {
+        row_fields = {
             Op.FUNCTION: functions[i],
             Op.PARAMETERS: starts[i],
             Op.ITEMS: k.select(small, k.const(1), size),
@@ -255,8 +259,9 @@ def _fill_operations(k: Binder, items: _Array, costs: _Array) -> None:
             Op.WAIT: waits[i],
             Op.GROUP: k.const(1),
             Op.RANGE: size,
+            Op.TARGET: targets[i],
         }
-        for field, value in fields.items():
+        for field, value in row_fields.items():
             k.store(value, k.offset(row, field))
         with k.branch(small) as (then, otherwise):
             with then, k.branch(leader.get() >= 0) as (joins, leads):
@@ -269,8 +274,10 @@ def _fill_operations(k: Binder, items: _Array, costs: _Array) -> None:
                 with leads:
                     leader.set(i)
             with otherwise:
+                parallel.add(1)
                 leader.set(-1)
     k.store(estimate.get(), k.offset(k.words, Bind.ESTIMATE))
+    k.store(parallel.get(), k.offset(k.words, Bind.PARALLEL))
 
 
 def _build(symbol: str, target: Target, options: Options) -> str:
@@ -281,8 +288,8 @@ def _build(symbol: str, target: Target, options: Options) -> str:
     with k.loop(0, dynamic) as i:
         parameters[at[i]] = values[i]
     calls = k.number(Bind.CALLS)
-    items, costs, _, sizes = (
-        _Array(k, k.offset(values.base, (dynamic + calls * part) * 8)) for part in range(4)
+    items, costs, _, times, sizes = (
+        _Array(k, k.offset(values.base, (dynamic + calls * part) * 8)) for part in range(5)
     )
     _sort(k, sizes)
     _place(k, sizes)
@@ -293,7 +300,7 @@ def _build(symbol: str, target: Target, options: Options) -> str:
         word = words[i]
         parameters[word] = parameters[word] + offsets[buffers[i]]
     _wait_for_dead(k, sizes)
-    _fill_operations(k, items, costs)
+    _fill_operations(k, items, costs, times)
     k.ret()
     return str(k.module)
 

@@ -37,6 +37,7 @@ from engine.codegen.abi import Layout, Status
 from engine.codegen.builder import I32, I64, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
+from engine.kernels.atomics import Walker
 from engine.kernels.recurrent_cells import CELL, GATED, GATES, PLACE, UPDATE, Cell
 from engine.kernels.recurrent_team import phases
 from engine.kernels.recurrent_tiles import (
@@ -49,7 +50,6 @@ from engine.kernels.recurrent_tiles import (
     single_tiles,
 )
 from engine.kernels.strips import Lanes
-from engine.kernels.walker import Walker
 from engine.kernels.wide import Wide
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.codegen.builder import I32, I64, Val
-from engine.kernels.walker import Walker
+from engine.kernels.atomics import Walker
 from engine.runtime.layout import LINE
 
 _DONE: Final = 0

@@ -38,7 +38,8 @@ class Bound:
     """A program for one set of sizes.
 
     `operations` and `parameters` are what the walker reads; `outputs` the shapes of the output
-    arrays; `inline` whether the program is so small that the caller runs it itself.
+    arrays; `inline` whether the program is so small, or has so little that threads could share,
+    that the caller runs it itself.
     """
 
     operations: Words
@@ -77,12 +78,13 @@ class Sealed:
     """A native segment, ready to be linked and bound.
 
     `template` holds all parameter words with the constant ones filled in, `starts` the byte offset
-    of each call's block. `code` evaluates, in this order: the words at `dynamic_at`; items, costs
-    and scratch of every call; the sizes of the arena's buffers; the shapes of the outputs, of
-    `ranks` axes each. Words at `arena_at` grow by the offset of the buffer in `arena_of`.
-    `lifetimes` has shape [buffers, 2]: the first and last call that touch each. `needs` counts the
-    leading calls that each call must wait for. A program estimated below `inline_ns` runs on the
-    calling thread. `choices` tells `explain`, by the label of a node, between which candidates its
+    of each call's block. `code` evaluates, in this order: the words at `dynamic_at`; items, costs,
+    scratch and repetitions of every call; the sizes of the arena's buffers; the shapes of the
+    outputs, of `ranks` axes each. Words at `arena_at` grow by the offset of the buffer in
+    `arena_of`. `lifetimes` has shape [buffers, 2]: the first and last call that touch each. `needs`
+    counts the leading calls that each call must wait for, `targets` holds 1 + the call with which a
+    jump goes on, 0 for all other calls. A program estimated below `inline_ns` runs on the calling
+    thread. `choices` tells `explain`, by the label of a node, between which candidates its
     lowering chose: name, cost in ns, note. `traffic` holds, pickled because only a profile looks at
     them, the bytes that each call reads and writes as dims.
     """
@@ -98,6 +100,7 @@ class Sealed:
     arena_of: Words
     lifetimes: Words
     needs: Words
+    targets: Words
     ranks: tuple[int, ...]
     inline_ns: int = Tuning.inline_ns
     choices: tuple[tuple[str, tuple[tuple[str, Dim, str], ...]], ...] = ()
@@ -123,7 +126,7 @@ class Sealed:
         self._registers = words(code.registers)
         self._registers[len(code.symbols) + len(code.instructions) :] = code.constants
         self._values = words(len(code.results))
-        self._shapes_at = len(self.dynamic_at) + 3 * calls + buffers
+        self._shapes_at = len(self.dynamic_at) + 4 * calls + buffers
         first, last = np.ascontiguousarray(self.lifetimes.reshape(-1, 2).T)
         ordered = sorted(range(buffers), key=lambda i: (first[i], last[i], i))
         rank = np.empty(buffers, np.int64)
@@ -140,6 +143,8 @@ class Sealed:
             Bind.STARTS: self.starts,
             Bind.NEEDS: self.needs,
             Bind.WAITS: np.zeros(calls, np.int64),
+            Bind.TARGETS: self.targets,
+            Bind.BREAKS: _breaks(self.targets),
             Bind.FIRST: first,
             Bind.LAST: last,
             Bind.RANK: rank,
@@ -186,9 +191,10 @@ class Sealed:
             status = self._native(self._block_address, address(parameters), 0, threads)
             if status:
                 self._refuse(given, status)
-            arena, estimate = int(block[Bind.ARENA // 8]), int(block[Bind.ESTIMATE // 8])
+            fields = (Bind.ARENA, Bind.ESTIMATE, Bind.PARALLEL)
+            arena, estimate, parallel = (int(block[field // 8]) for field in fields)
             shapes = self._values[self._shapes_at :].tolist()
-        inline = threads == 1 or estimate < self.inline_ns
+        inline = threads == 1 or estimate < self.inline_ns or not parallel
         outputs = _shapes(shapes, self.ranks)
         return Bound(operations, parameters, count, arena, outputs, inline, estimate)
 
@@ -225,6 +231,15 @@ class Sealed:
             )
         self.code.evaluate(sizes)
         raise DimError(f"with sizes {list(sizes)} a tensor would need more than 63 bits of address")
+
+
+def _breaks(targets: Words) -> Words:
+    """1 for each call that follows a jump or is the target of one."""
+    found = np.zeros(len(targets) + 1, np.int64)
+    jumps = np.flatnonzero(targets)
+    found[jumps + 1] = 1
+    found[targets[jumps] - 1] = 1
+    return found[:-1]
 
 
 def _shapes(values: Sequence[int], ranks: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -61,7 +61,8 @@ def _operations(segment: Segment) -> list[Operation]:
         return [Operation(node.label, node.key, kernel, False, segment.reason, 0, _shapes(node))]
     if isinstance(segment, Control):
         node = segment.node
-        return [Operation(node.label, node.key, "control flow", True, "", 0, _shapes(node))]
+        kernel = "control flow in Python"
+        return [Operation(node.label, node.key, kernel, True, segment.reason, 0, _shapes(node))]
     if isinstance(segment, Measure):
         return [Operation(segment.label, "packhorse.Sizes", "measured sizes", True, "", 0, ())]
     grouped: dict[int, tuple[Node, list[str], int]] = {}

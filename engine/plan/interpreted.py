@@ -23,10 +23,14 @@ class Fallback:
 
 @dataclass(eq=False)
 class Control:
-    """A node with subgraphs; each of its bodies, by attribute name, is planned like a graph."""
+    """A node with subgraphs that is no part of a program, with the reason.
+
+    Each of its bodies, by attribute name, is planned like a graph.
+    """
 
     node: Node
     bodies: dict[str, tuple[Graph, list[Any]]]
+    reason: str
 
 
 def every(segments: Sequence[Any]) -> Iterator[Any]:

@@ -31,12 +31,21 @@ class NoKernel(Exception):  # noqa: N818 - a verdict that planning catches, not 
 
 
 @dataclass(eq=False)
+class Label:
+    """A place in a program: the number of the call that stands there, once it is known."""
+
+    index: int = -1
+
+
+@dataclass(eq=False)
 class Call:
     """One kernel call of a program.
 
     `items` is the number of work items, `cost` the estimated nanoseconds of one item on one thread
     (it decides how many items a thread claims at a time and whether other threads join at all),
-    `scratch` the bytes of per-thread scratch.
+    `scratch` the bytes of per-thread scratch. `times` is how often the call is expected to run,
+    `target` where the program goes on if its kernel says so: the call is a jump. A jump back leads
+    to behind the jump that enters the loop.
     """
 
     spec: KernelSpec
@@ -46,6 +55,8 @@ class Call:
     scratch: Dim
     arguments: dict[str, Tensor | Dim | float]
     writes: frozenset[str]
+    times: Dim = ONE
+    target: Label | None = None
 
     def tensors(self, written: bool) -> list[Tensor]:
         """Tensors the call reads, or those it writes."""
@@ -101,6 +112,7 @@ class Lowering:
     symbols: set[str] = field(default_factory=set)
     node: Node | None = None
     when: Dim = ONE
+    times: Dim = ONE
 
     @contextmanager
     def only_when(self, condition: Dim) -> Iterator[None]:
@@ -109,12 +121,30 @@ class Lowering:
         They have no work items then, and their memory no bytes. What is written inside is not
         there outside: tensors and copies made inside are forgotten.
         """
-        outer, tensors, dense = self.when, dict(self.tensors), dict(self.dense)
+        outer = self.when
         self.when = outer * condition
+        try:
+            with self.apart(ONE):
+                yield
+        finally:
+            self.when = outer
+
+    @contextmanager
+    def apart(self, times: Dim) -> Iterator[None]:
+        """Calls inside run `times` as often as those outside, or not at all.
+
+        What is written inside is not there outside, as in `only_when`.
+        """
+        outer, tensors, dense = self.times, dict(self.tensors), dict(self.dense)
+        self.times = outer * times
         try:
             yield
         finally:
-            self.when, self.tensors, self.dense = outer, tensors, dense
+            self.times, self.tensors, self.dense = outer, tensors, dense
+
+    def mark(self, label: Label) -> None:
+        """Let `label` stand for the next call."""
+        label.index = len(self.calls)
 
     def read(self, value: Value | None) -> Tensor:
         """Tensor of an input value; constants become weights, known shape values are written."""
@@ -201,7 +231,8 @@ class Lowering:
 
     def constant(self, data: np.ndarray[Any, Any], name: str = "constant") -> Tensor:
         """Weight memory holding `data` (copied, C order)."""
-        array = np.ascontiguousarray(data)
+        # A scalar becomes a vector there.
+        array = np.ascontiguousarray(data).reshape(np.shape(data))
         if array.dtype == np.bool_:
             array = array.view(np.bool_)
         shape = tuple(Dim.of(n) for n in array.shape)
@@ -256,8 +287,14 @@ class Lowering:
                 Dim.of(scratch) * self.when,
                 values,
                 frozenset(writes.split()),
+                self.times,
             )
         )
+
+    def jump(self, spec: KernelSpec, target: Label, writes: str = "", **arguments: Any) -> None:
+        """Emit a jump: a call after which the program goes on at `target` if the kernel says so."""
+        self.call(spec, items=1, cost=10, writes=writes, **arguments)
+        self.calls[-1].target = target
 
 
 Lower = Callable[[Node, Lowering], None]
@@ -271,6 +308,7 @@ _MODULES: Final = (
     "engine.plan.lower.gather",
     "engine.plan.lower.grid",
     "engine.plan.lower.lines",
+    "engine.plan.lower.loop",
     "engine.plan.lower.movement",
     "engine.plan.lower.normalization",
     "engine.plan.lower.padding",

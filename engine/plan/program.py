@@ -84,6 +84,7 @@ class Program:
         exprs.extend(call.items for call in self.calls)
         exprs.extend(call.cost for call in self.calls)
         exprs.extend(call.scratch for call in self.calls)
+        exprs.extend(call.times for call in self.calls)
         exprs.extend(buffer.size for buffer in used)
         exprs.extend(dim for value in self.outputs for dim in value.shape or ())
         symbols = sorted(set().union(*(dim.symbols for dim in exprs)))
@@ -106,6 +107,9 @@ class Program:
             arena_of=np.array([place for _, place in arena_words], np.int64),
             lifetimes=np.array(lifetimes, np.int64).reshape(-1, 2),
             needs=np.array(needs, np.int64),
+            targets=np.array(
+                [call.target.index + 1 if call.target else 0 for call in self.calls], np.int64
+            ),
             ranks=tuple(len(value.shape or ()) for value in self.outputs),
             inline_ns=self.inline_ns,
             choices=tuple(
@@ -134,7 +138,8 @@ class Program:
     def _dependencies(self, places: Mapping[int, int]) -> tuple[list[tuple[int, int]], list[int]]:
         """Lifetimes of arena buffers, and per call how many leading calls it must wait for.
 
-        A call waits for the last earlier call that wrote what it touches or read what it writes.
+        A call waits for the last earlier call that wrote what it touches or read what it writes, a
+        jump for all. What is touched both in a loop and outside lives throughout the loop.
         """
         first = [len(self.calls)] * len(places)
         last = [-1] * len(places)
@@ -156,8 +161,21 @@ class Program:
                     touched[id(tensor.buffer)] = index
                     if is_write:
                         written[id(tensor.buffer)] = index
-            needs.append(need)
+            needs.append(index if call.target else need)
+        for enter, end in self._loops():
+            for place in range(len(places)):
+                outside = first[place] < enter or last[place] > end
+                if outside and first[place] <= end and last[place] >= enter:
+                    first[place], last[place] = min(first[place], enter), max(last[place], end)
         return list(zip(first, last, strict=True)), needs
+
+    def _loops(self) -> list[tuple[int, int]]:
+        """First and last call of every loop, inner ones first: the jumps that enter and repeat."""
+        return [
+            (call.target.index - 1, index)
+            for index, call in enumerate(self.calls)
+            if call.target is not None and call.target.index <= index
+        ]
 
 
 def _traffic(call: Call) -> Dim:

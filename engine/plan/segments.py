@@ -60,7 +60,7 @@ def seal(segments: Sequence[Segment], weights: Mapping[int, int]) -> list[Runnab
                 name: (graph, seal(inner, weights))
                 for name, (graph, inner) in segment.bodies.items()
             }
-            found.append(Control(segment.node, bodies))
+            found.append(Control(segment.node, bodies, segment.reason))
         else:
             found.append(segment)
     return found
@@ -236,7 +236,7 @@ class Planner:
                     frozenset(self.symbols),
                 )
                 bodies[name] = (graph, inner.plan())
-        return Control(node, bodies)
+        return Control(node, bodies, self.reasons[id(node)])
 
     def _close(self, opened: _Open, pending: Sequence[Node]) -> None:
         """End the segment; what later nodes or the caller read becomes an output."""

@@ -17,7 +17,9 @@ class Op:
 
     `ITEMS` is what threads claim, `GRAIN` at a time; 1 stands for the whole `RANGE` of the kernel's
     items. `WAIT` is the number of operations, from the program's start, that must be done before.
-    `GROUP` operations from this one on are claimed together and run one after the other.
+    `GROUP` operations from this one on are claimed together and run one after the other. `TARGET`
+    is 1 + the operation with which a jump goes on where its kernel says so, 0 for all that is no
+    jump. A jump ends its group and waits for everything before it.
     """
 
     FUNCTION: Final = 0
@@ -27,6 +29,7 @@ class Op:
     WAIT: Final = 32
     GROUP: Final = 40
     RANGE: Final = 48
+    TARGET: Final = 56
     SIZE: Final = 64
     WORDS: Final = SIZE // 8
 
@@ -35,6 +38,9 @@ class Job:
     """One run of a program: what to run on what, and how far it is.
 
     `FINISHED` is a futex word: 0 running, 1 finished, 2 running with somebody asleep on it.
+    `FRONTIER` holds the number of jumps so far (the epoch), times ``2**32``, and the operation with
+    which the last one went on. Counters of operations hold the epoch that they count in, times
+    ``2**POSITION_BITS``, and how far it is: a thread that is late finds them in a later epoch.
     """
 
     OPS: Final = 0
@@ -47,7 +53,15 @@ class Job:
     FINISHED: Final = 2 * LINE
     SEQUENCE: Final = 3 * LINE
     SLEEPERS: Final = 3 * LINE + 8
-    SIZE: Final = 4 * LINE
+    FRONTIER: Final = 4 * LINE
+    SIZE: Final = 5 * LINE
+
+
+POSITION_BITS: Final = 34
+"""Bits of a counter that hold a number of work items; those above hold the epoch."""
+
+LAST_EPOCH: Final = 1 << 28
+"""Most jumps of one run: minutes of the smallest loop there is."""
 
 
 class Gang:
@@ -106,9 +120,12 @@ class Bind:
     """What binding a program reads and writes; see `engine.kernels.bind`.
 
     Addresses of int64 arrays, and counts. `RESULTS` numbers the registers of all expressions; their
-    values go to `VALUES`, in which the words to fill come first, then items, costs and scratch of
-    each call, then sizes of the arena's buffers. `ORDER` is kept between bindings. The buffers that
-    live together with buffer i are the `RIVALS` between entries i and i + 1 of `RIVAL_ROWS`.
+    values go to `VALUES`, in which the words to fill come first, then items, costs, scratch and
+    repetitions of each call, then sizes of the arena's buffers. `TARGETS` holds where jumps lead,
+    as `Op.TARGET`, `BREAKS` is 1 for each call that follows a jump or is the target of one.
+    `PARALLEL` becomes the number of operations that several threads may share. `ORDER` is kept
+    between bindings. The buffers that live together with buffer i are the `RIVALS` between entries
+    i and i + 1 of `RIVAL_ROWS`.
     """
 
     CODE: Final = 0
@@ -141,7 +158,10 @@ class Bind:
     ARENA: Final = 216
     ESTIMATE: Final = 224
     OPERATIONS: Final = 232
-    SIZE: Final = 240
+    TARGETS: Final = 240
+    BREAKS: Final = 248
+    PARALLEL: Final = 256
+    SIZE: Final = 264
 
 
 def counter_bytes(operations: int, threads: int) -> int:

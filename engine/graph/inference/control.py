@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from engine.graph.dims import Dim
+from engine.graph.dims import Dim, maximum
 from engine.graph.inference.context import Inference, Shape, Unknown
 from engine.graph.inference.registry import rule
 from engine.graph.inference.sequence import common_shape
-from engine.graph.ir import Graph, Value
+from engine.graph.ir import Graph, Node, Value
 
 _ROUNDS = 4
 """Most passes over a loop body; each turns one more differing dim into a symbol, then the rank."""
@@ -156,28 +157,44 @@ def _widen(node: Inference, before: Value, after: Value, symbols: set[str]) -> S
     return tuple(result)
 
 
+Known = Callable[[Value], Sequence[Any] | None]
+"""Elements of a value where they are known."""
+
+
+def runs_all(node: Node, body: Graph, known: Known) -> bool:
+    """Whether nothing ends a Loop before its last iteration."""
+
+    def holds(condition: Value) -> bool:
+        elements = known(condition)
+        return elements is not None and len(elements) == 1 and elements[0] == 1
+
+    first, after = node.input(1), _unchanged(body.outputs[0])
+    return (first is None or holds(first)) and (after is body.inputs[1] or holds(after))
+
+
+def _unchanged(value: Value) -> Value:
+    """The value itself, in front of nodes that return it as it is."""
+    while value.producer is not None and value.producer.op == "Identity":
+        source = value.producer.input(0)
+        assert source is not None
+        value = source
+    return value
+
+
 def _trip_count(node: Inference, body: Graph) -> Dim | None:
     """Number of iterations where nothing can end the loop early."""
-    if not node.has(0):
+
+    def known(value: Value) -> Sequence[Any] | None:
+        found = node.state.known(value)
+        return None if found is None else found.reshape(-1).tolist()
+
+    if not node.has(0) or not runs_all(node.node, body, known):
         return None
-    if node.has(1):
-        known = node.state.known(node.value(1))
-        if known is None or known.size != 1 or known.reshape(-1)[0] != 1:
-            return None
-    condition = body.outputs[0]
-    while condition.producer is not None and condition.producer.op == "Identity":
-        source = condition.producer.input(0)
-        assert source is not None
-        condition = source
-    if condition is not body.inputs[1]:
-        known = node.state.known(condition)
-        if known is None or known.size != 1 or known.reshape(-1)[0] != 1:
-            return None
     try:
         trips = node.scalar(0)
     except Unknown:
         return None
-    return trips if trips.at_least(0) else None
+    return maximum(trips, Dim.of(0))
 
 
 @rule("Scan")

@@ -19,6 +19,7 @@ from engine.graph.passes.opset_upgrade import opset_upgrade
 from engine.graph.passes.quantization import quantization
 from engine.graph.passes.reshapes import reshapes
 from engine.graph.passes.runtime_sizes import runtime_sizes
+from engine.graph.passes.scans import scans
 from engine.graph.passes.selections import selections
 from engine.graph.passes.transposed_convolutions import transposed_convolutions
 from engine.graph.passes.transposes import transposes
@@ -29,6 +30,7 @@ CANONICAL: tuple[Pass, ...] = (
     halves,
     standard_attention,
     functions,
+    scans,
     transposed_convolutions,
     einsum,
     selections,
@@ -75,6 +77,7 @@ __all__ = [
     "reshapes",
     "run",
     "runtime_sizes",
+    "scans",
     "selections",
     "standard_attention",
     "transposed_convolutions",

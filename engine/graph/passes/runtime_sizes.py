@@ -12,6 +12,7 @@ host and gives its numbers symbols; the program of the nodes behind it is bound 
   (ki, ri) is (1, di) for a reduced axis and (di, 1) for any other; which is which may then be
   unknown. CumSum and CumProd likewise over [outer, d, inner].
 - A float Range is ``start + delta * [0, 1, ...]`` of a measured count.
+- The number of iterations of a Loop that stacks outputs and that nothing else can end.
 - The condition of an If that follows from small integer inputs by integer arithmetic.
 
 A number that follows from graph inputs by arithmetic on sizes alone is measured at the inputs, so
@@ -27,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from engine.graph.dims import Dim
+from engine.graph.inference.control import runs_all
 from engine.graph.ir import Graph, Node, Value
 from engine.graph.passes.manager import PassReport
 from engine.graph.passes.measured_movement import (
@@ -77,6 +79,19 @@ def _condition(state: Measuring, node: Node) -> None:
     if is_unknown(value):
         assert value is not None
         state.measure_roots(value)
+
+
+def _trips(state: Measuring, node: Node) -> None:
+    body: Graph = node.attribute("body")
+    carried = len(node.inputs[2:])
+    if any(value.name for value in node.outputs[carried:]) and runs_all(node, body, _elements):
+        state.measured(node, 0, "values")
+
+
+def _elements(value: Value) -> list[Any] | None:
+    if value.data is not None:
+        return list(value.data.reshape(-1).tolist())
+    return None if value.dims is None else list(value.dims)
 
 
 def _range(state: Measuring, node: Node) -> None:
@@ -177,6 +192,7 @@ _RULES: Final[dict[str, Callable[[Measuring, Node], None]]] = {
     "HammingWindow": _counts(0),
     "HannWindow": _counts(0),
     "If": _condition,
+    "Loop": _trips,
     "OneHot": _counts(1),
     "Pad": measured_pad,
     "Range": _range,

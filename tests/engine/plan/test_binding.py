@@ -58,9 +58,11 @@ def program(
     dynamic: Sequence[Dim] = (),
     shape: Sequence[Dim] = (),
     isa: str = ISAS[-1],
+    targets: Sequence[int] | None = None,
 ) -> Sealed:
     """Calls of (items, cost) whose words are the dynamic ones, then one offset per buffer."""
-    exprs = [*dynamic, *(i for i, _ in calls), *(c for _, c in calls), *[Dim.of(0)] * len(calls)]
+    exprs = [*dynamic, *(i for i, _ in calls), *(c for _, c in calls)]
+    exprs += [*[Dim.of(0)] * len(calls), *[Dim.of(1)] * len(calls)]
     sealed = Sealed(
         steps=tuple(Step(f"n{i}", "Op", KERNEL) for i in range(len(calls))),
         inputs=(),
@@ -73,6 +75,7 @@ def program(
         arena_of=words(range(len(sizes))),
         lifetimes=words(lifetimes).reshape(-1, 2),
         needs=words(needs),
+        targets=words([0] * len(calls) if targets is None else targets),
         ranks=(len(shape),),
     )
     sealed.link({BIND: bind_address(isa), KERNEL: ADDRESS})
