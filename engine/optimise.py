@@ -9,6 +9,7 @@ from engine.graph.passes import (
     PassReport,
     attention,
     branches,
+    data_sizes,
     dead_code,
     run,
     runtime_sizes,
@@ -28,7 +29,7 @@ BRANCHES = 16
 def optimise(graph: Graph) -> list[PassReport]:
     """Bring a model into one form, lay it out channels-last, fuse; reports of every pass."""
     reports = run(graph, CANONICAL, CANONICAL_ROUNDS)
-    measured = run(graph, (runtime_sizes, branches), BRANCHES)
+    measured = run(graph, (runtime_sizes, data_sizes, branches), BRANCHES)
     if any(report.changes for report in measured):
         reports += measured + run(graph, CANONICAL, CANONICAL_ROUNDS)
     reports += run(graph, (quantization, attention, dead_code))

@@ -303,6 +303,7 @@ _MODULES: Final = (
     "engine.plan.lower.attention",
     "engine.plan.lower.branch",
     "engine.plan.lower.convolution",
+    "engine.plan.lower.data_sizes",
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
     "engine.plan.lower.gather",

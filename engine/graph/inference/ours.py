@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.graph.dims import Dim
+from engine.graph.dims import Dim, ceildiv, maximum, minimum
 from engine.graph.inference.context import Inference, Shape, Unknown
 from engine.graph.inference.convolution import Window, kernel_of
 from engine.graph.inference.elements import Elements
 from engine.graph.inference.matrix import matmul_shape
 from engine.graph.inference.registry import rule
 from engine.graph.ir import OURS
+from engine.kernels.nonzero import BLOCK
 
 
 @rule("Copy", domain=OURS)
@@ -153,3 +154,52 @@ def _resize(node: Inference) -> None:
     for axis, size in zip(axes, sizes, strict=True):
         shape[axis] = node.fresh(0, axis) if size is None else size
     node.output(0, shape, node.dtype(0))
+
+
+@rule("CountNonZero", domain=OURS)
+def _count_nonzero(node: Inference) -> None:
+    """Where the results of each block of elements begin, with an entry for the end; their number.
+
+    See `engine.graph.passes.data_sizes`.
+    """
+    size = Dim.of(1)
+    for dim in node.shape(0):
+        size = size * dim
+    node.output(0, (ceildiv(size, BLOCK) + 1,), np.int64)
+    node.output(1, (1,), np.int64)
+
+
+@rule("Positions", domain=OURS)
+def _positions(node: Inference) -> None:
+    (count,) = node.entries(2)
+    size = node.fresh(0, 1) if count is None else count
+    node.output(0, (len(node.shape(0)), size), np.int64)
+
+
+@rule("Suppress", domain=OURS)
+def _suppress(node: Inference) -> None:
+    """Kept boxes per image and class, as many as there may be; where each begins; their number."""
+    boxes, (images, classes, count) = node.shape(0), node.shape(1)
+    images = node.require_equal(boxes[0], images, "images of boxes and scores")
+    count = node.require_equal(boxes[1], count, "numbers of boxes and scores")
+    node.require_equal(boxes[2], Dim.of(4), "coordinates of a box")
+    most = node.state.known(node.value(2))
+    limit = most.reshape(-1)[0] if most is not None and most.size == 1 else None
+    capacity = minimum(maximum(limit, 0), count) if isinstance(limit, Dim) else count
+    node.output(0, (images, classes, capacity), np.int32)
+    node.output(1, (images * classes + 1,), np.int64)
+    node.output(2, (1,), np.int64)
+
+
+@rule("KeptBoxes", domain=OURS)
+def _kept_boxes(node: Inference) -> None:
+    (count,) = node.entries(2)
+    node.output(0, (node.fresh(0, 0) if count is None else count, 3), np.int64)
+
+
+@rule("Distinct", domain=OURS)
+def _distinct(node: Inference) -> None:
+    """First positions and numbers of distinct elements, and of each element the one it is."""
+    for place in range(3):
+        node.output(place, node.shape(0), np.int64)
+    node.output(3, (1,), np.int64)

@@ -5,6 +5,7 @@ from engine.graph.passes.branches import branches
 from engine.graph.passes.classical import classical
 from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
+from engine.graph.passes.data_sizes import data_sizes
 from engine.graph.passes.dead_code import dead_code
 from engine.graph.passes.einsum import einsum
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
@@ -63,6 +64,7 @@ __all__ = [
     "classical",
     "common_subexpressions",
     "constant_folding",
+    "data_sizes",
     "dead_code",
     "einsum",
     "fold_batchnorm",
