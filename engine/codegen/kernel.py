@@ -93,6 +93,7 @@ _MODULES: Final = (
     "engine.kernels.recurrent",
     "engine.kernels.recurrent_start",
     "engine.kernels.reduce",
+    "engine.kernels.regions",
     "engine.kernels.resize",
     "engine.kernels.scatter",
     "engine.kernels.selection",

@@ -316,6 +316,7 @@ _MODULES: Final = (
     "engine.plan.lower.pooling",
     "engine.plan.lower.recurrent",
     "engine.plan.lower.reduction",
+    "engine.plan.lower.regions",
     "engine.plan.lower.resize",
     "engine.plan.lower.scatter",
     "engine.plan.lower.selection",

@@ -89,6 +89,14 @@ def _global_pool(node: Inference) -> None:
     node.output(0, (shape[0], *ones, shape[-1]), node.dtype(0))
 
 
+@rule("RoiAlign", domain=OURS)
+def _roi_align(node: Inference) -> None:
+    """As ONNX RoiAlign, channels-last."""
+    height, width = node.attribute("output_height", 1), node.attribute("output_width", 1)
+    regions = node.require_equal(node.shape(1)[0], node.shape(2)[0], "rois and batch_indices")
+    node.output(0, (regions, height, width, node.shape(0)[3]), node.dtype(0))
+
+
 @rule("Attention", domain=OURS)
 def _attention(node: Inference) -> None:
     """Shape of the queries with the size of the values, heads behind positions if transposed."""

@@ -135,6 +135,8 @@ class _Layout:
             rule = self._conv
         elif node.op in _POOLS:
             rule = self._pool
+        elif node.op == "RoiAlign":
+            rule = self._regions
         elif node.op == "Transpose":
             rule = self._transpose
         elif not any(id(value) in self.views for value in self._reads(node)):
@@ -274,6 +276,19 @@ class _Layout:
             return False
         forward, back = self._channel_perms(x)
         return self._replace(node, [self._in_layout(x, forward)], back, None, OURS)
+
+    def _regions(self, node: Node) -> bool:
+        x = node.inputs[0]
+        assert x is not None
+        if x.shape is None or x.rank != 4 or x.dtype != np.float32:
+            return False
+        for value in node.inputs[1:]:
+            if value is not None:
+                self._write_down(value)
+        forward, back = self._channel_perms(x)
+        return self._replace(
+            node, [self._in_layout(x, forward), *node.inputs[1:]], back, None, OURS
+        )
 
     def _common_perm(self, values: Sequence[Value | None], rank: int) -> Perm | None:
         """The permutation by which all full-size inputs are views, None where they differ."""

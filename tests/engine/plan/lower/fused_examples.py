@@ -15,10 +15,13 @@ from tests.engine.plan.lower.example import (
     Array,
     Example,
     X,
+    booleans,
     given,
+    integers,
     ints,
     normal,
     one,
+    positive,
     weights,
 )
 
@@ -105,5 +108,33 @@ FUSED: dict[str, Example] = {
         zero=("n",),
         n_targets=1,
         **trees.drawn(3, 12, 31, 7).attributes("target"),
+    ),
+}
+
+_NON_ZERO = one("NonZero", {"x": booleans("n", "w", 5)}, rows=False)
+_SUPPRESSION = one(
+    "NonMaxSuppression",
+    {"boxes": positive("n", "w", 4), "scores": normal("n", 3, "w")},
+    constants={"most": ints(4), "overlap": np.float32([0.4]), "floor": np.float32([-1])},
+    rows=False,
+)
+FUSED |= {
+    "packhorse.CountNonZero": _NON_ZERO,
+    "packhorse.Positions": _NON_ZERO,
+    "packhorse.Suppress": _SUPPRESSION,
+    "packhorse.KeptBoxes": _SUPPRESSION,
+    "packhorse.Distinct": one(
+        "Unique",
+        {"x": integers("n", "w", high=9)},
+        outputs=("y", "first", "inverse", "counts"),
+        rows=False,
+    ),
+    "packhorse.RoiAlign": one(
+        "RoiAlign",
+        {"x": normal(2, 5, 6, 7), "rois": normal("n", 4), "images": integers("n", high=2)},
+        output_height=2,
+        output_width=3,
+        opset=16,
+        zero=("n",),
     ),
 }
