@@ -10,8 +10,9 @@ gates of these columns, then the gates are combined while the sums are in L1.
 
 Hidden columns are padded to whole vectors, ``padded`` in all. Formats, ``[...]`` row-major:
 
-- recurrent weights: [directions, panels, padded, gates, lanes]: row k of a panel holds, gate by
-  gate, what state k adds to the panel's columns;
+- recurrent weights: [directions, panels, parts, padded, gates of a part, lanes]: row k of a panel
+  holds, gate by gate, what state k adds to the panel's columns; where gates are many, the panel has
+  several parts (`engine.kernels.recurrent_tiles.together`);
 - projections: per step and row [directions, panels, gates, lanes];
 - states: [planes, directions, rows] rows of ``pitch`` bytes; the first two planes hold the state
   of even and odd steps, then follow an LSTM's cell, or a GRU's update gate and gated state.
@@ -29,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import llvmlite.ir as ir
 
@@ -41,13 +41,16 @@ from engine.kernels.atomics import Walker
 from engine.kernels.recurrent_cells import CELL, GATED, GATES, PLACE, UPDATE, Cell
 from engine.kernels.recurrent_team import phases
 from engine.kernels.recurrent_tiles import (
+    FAR,
+    LINES,
     PASSES,
-    Tile,
+    band_rows,
     chunk_steps,
-    emit_tile,
+    emit_band,
+    emit_single,
     prefetch,
-    several_tiles,
     single_tiles,
+    together,
 )
 from engine.kernels.strips import Lanes
 from engine.kernels.wide import Wide
@@ -109,10 +112,14 @@ class _Recurrent:
         self.options = options
         self.cell: str = options["cell"]
         self.lanes = Lanes(k, "float32")
-        self.tiles = {
+        self.singles = {
+            gates: {n: emit_single(k, self.lanes, gates, n) for n in single_tiles(target, gates)}
+            for gates in PASSES[self.cell]
+        }
+        self.bands = {
             gates: {
-                tile: emit_tile(k, self.lanes, gates, tile)
-                for tile in (*single_tiles(target, gates), *several_tiles(target, gates))
+                rows: emit_band(k, self.lanes, gates, rows)
+                for rows in range(2, band_rows(target, gates) + 1)
             }
             for gates in PASSES[self.cell]
         }
@@ -202,10 +209,9 @@ class _Recurrent:
 
         A single row takes several panels at a time, several rows one.
         """
-        k = self.k
+        k, n = self.k, self.n
         gates = PASSES[self.cell][number]
-        tiles = self.tiles[gates]
-        panel_bytes = self.n["padded"] * (4 * gates * self.lanes.count)
+        panel_bytes = n["padded"] * (4 * gates * self.lanes.count)
         weights = self.p["r" if number == 0 else "r2"] + group.direction * self.panels * panel_bytes
         states = step.old if number == 0 else self.plane(GATED, group)
         single = group.rows.equals(1)
@@ -215,55 +221,52 @@ class _Recurrent:
         with k.while_(lambda: taken.get() < count):
             left = count - taken.get()
             width = k.variable(k.const(1))
-            for tile in tiles:
-                if tile.panels > 1:
-                    width.set(k.select(single & (left >= tile.panels), tile.panels, width.get()))
+            for panels in self.singles[gates]:
+                width.set(k.select(single & (left >= panels), panels, width.get()))
             panel = k.select(backwards, high - taken.get() - width.get(), low + taken.get())
             source = weights + panel * panel_bytes
             if number == 0 and not self.options["lengths"]:
                 self.expect(group, step, panel, width.get())
             with k.branch(single) as (alone, several):
                 with alone:
-                    for tile, function in tiles.items():
-                        if tile.rows == 1:
-                            with k.when(width.get().equals(tile.panels)):
-                                arguments = [states, self.pitch, source, panel_bytes, self.sums]
-                                k.call(function, [*arguments, self.n["padded"], 0])
+                    for panels, function in self.singles[gates].items():
+                        with k.when(width.get().equals(panels)):
+                            arguments = [states, source, panel_bytes, self.sums, n["padded"]]
+                            k.call(function, arguments)
                 with several:
-                    self.bands(tiles, gates, states, source, group.rows)
+                    self.multiply(gates, states, source, group.rows)
             self.combine_all(number, width.get(), panel, group, step)
             taken.add(width.get())
 
-    def bands(
-        self, tiles: dict[Tile, Any], gates: int, states: Val, weights: Val, rows: Val
-    ) -> None:
+    def multiply(self, gates: int, states: Val, panel: Val, rows: Val) -> None:
         """Sums of several rows in one panel, in bands of nearly equal height.
 
         Where there is more than one band, weights are taken in chunks that stay in L1 until the
-        last band has used them.
+        last band has used them; meanwhile the next chunk is fetched into L2.
         """
         k, n = self.k, self.n
-        heights = {tile.rows: f for tile, f in tiles.items() if tile.panels == 1}
-        most = max(heights)
+        functions = self.bands[gates]
+        most, width = max(functions), together(gates)
         bands = (rows + most - 1) // most
         low, rest = rows // bands, rows % bands
-        length = chunk_steps(k.target, gates)
-        length_ = k.select(bands.equals(1), n["padded"], length)
-        row_bytes = gates * self.lanes.bytes
-        with k.loop(0, n["padded"], length_) as start:
-            steps = k.minimum(n["padded"] - start, length_)
+        length = k.select(bands.equals(1), n["padded"], chunk_steps(k.target, gates))
+        step_bytes, row_bytes = width * self.lanes.bytes, gates * self.lanes.bytes
+        with k.loop(0, gates // width) as part, k.loop(0, n["padded"], length) as start:
+            steps = k.minimum(n["padded"] - start, length)
             resume = k.select(start > 0, k.const(1), 0)
-            source = weights + start * (gates * self.lanes.bytes)
+            source = panel + (part * n["padded"] + start) * step_bytes
+            later = k.variable(source + k.select(bands.equals(1), FAR, steps * step_bytes))
             row = k.variable(k.const(0))
             with k.loop(0, bands) as band:
                 height = k.select(band < rest, low + 1, low)
                 state = states + row.get() * self.pitch + start * 4
-                place = self.sums + row.get() * row_bytes
-                for rows_, function in heights.items():
+                place = self.sums + row.get() * row_bytes + part * step_bytes
+                arguments = [state, self.pitch, source, place, steps, resume, later.get()]
+                for rows_, function in functions.items():
                     with k.when(height.equals(rows_)):
-                        arguments = [state, self.pitch, source, 0, place, steps, resume]
                         k.call(function, arguments)
                 row.add(height)
+                later.add(steps * (16 * LINES))
 
     def time_of(self, group: _Group, step: Val, last: Val) -> Val:
         """Place in the sequence of a step of a row that has `last` steps."""

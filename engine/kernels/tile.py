@@ -45,15 +45,16 @@ def multiply(
     sums: Sums,
     ahead: Variable,
     distance: Val,
+    lines: int = 1,
 ) -> None:
     """``sums += rows[:, :length] @ panel[:length]``; `panel` moves behind what was read.
 
     Row 0 starts at `first`, the others follow `stride` bytes apart. Every step fetches the panel
-    `distance` bytes further on into the first-level cache, every `UNROLL` steps one cache line from
-    `ahead` into the second; `ahead` moves behind it.
+    `distance` bytes further on into the first-level cache, every `UNROLL` steps `lines` cache lines
+    from `ahead` into the second; `ahead` moves behind them.
     """
     if k.target.vector_register:
-        _assembly(k, first, stride, panel, length, sums, ahead, distance)
+        _assembly(k, first, stride, panel, length, sums, ahead, distance, lines)
     else:
         _plain(k, first, stride, panel, length, sums)
 
@@ -98,6 +99,7 @@ def _assembly(
     sums: Sums,
     ahead: Variable,
     distance: Val,
+    lines: int,
 ) -> None:
     height, vectors = len(sums), len(sums[0])
     accumulators = [total for row in sums for total in row]
@@ -126,6 +128,7 @@ def _assembly(
         strides={m: f"${fixed + i}" for i, m in enumerate(multiples)},
         distance=f"${fixed + len(multiples)}",
         bytes_per_vector=k.target.vector_bytes,
+        lines=lines,
     )
     kind = "v" if k.target.masks else "x"
     constraints = [
@@ -166,6 +169,7 @@ class _Text:
         strides: dict[int, str],
         distance: str,
         bytes_per_vector: int,
+        lines: int,
     ) -> None:
         self.sums = sums
         self.groups = groups
@@ -177,6 +181,7 @@ class _Text:
         self.strides = strides
         self.distance = distance
         self.vector = bytes_per_vector
+        self.lines = lines
 
     def loop(self) -> Iterator[str]:
         """`UNROLL` steps at a time, then one at a time."""
@@ -185,8 +190,9 @@ class _Text:
         yield ".p2align 5"
         yield "1:"
         yield from self.steps(UNROLL)
-        yield f"prefetcht1 ({self.ahead})"
-        yield f"addq $$64, {self.ahead}"
+        for line in range(self.lines):
+            yield f"prefetcht1 {line * 64}({self.ahead})"
+        yield f"addq $${self.lines * 64}, {self.ahead}"
         yield f"subq $${UNROLL}, {self.left}"
         yield "jge 1b"
         yield "2:"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.kernels.recurrent_tiles import together
 from engine.plan.packing import packing
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
@@ -40,17 +41,21 @@ def pack_projection(weights: FloatArray, gates: int, lanes: int) -> FloatArray:
 def _panels_shape(weights: FloatArray, gates: int, lanes: int) -> tuple[int, ...]:
     directions, _, hidden = weights.shape
     width = padded(hidden, lanes)
-    return directions, width // lanes, width, gates, lanes
+    side = together(gates)
+    return directions, width // lanes, gates // side, width, side, lanes
 
 
 @packing(_panels_shape)
 def pack_recurrent(weights: FloatArray, gates: int, lanes: int) -> FloatArray:
-    """[directions, gates * hidden, hidden] to [directions, panels, padded, gates, lanes]."""
-    hidden = weights.shape[2]
-    width = padded(hidden, lanes)
-    panels = np.zeros((*columns(weights, gates, lanes).shape[:4], width), np.float32)
-    panels[..., :hidden] = columns(weights, gates, lanes)
-    return np.ascontiguousarray(panels.transpose(0, 1, 4, 2, 3))
+    """[directions, gates * hidden, hidden] to [directions, panels, parts, padded, gates, lanes].
+
+    The gates of a part are those that lie `together`.
+    """
+    directions, count, parts, width, side, _ = _panels_shape(weights, gates, lanes)
+    panels = np.zeros((directions, count, parts, side, lanes, width), np.float32)
+    found = columns(weights, gates, lanes)
+    panels[..., : weights.shape[2]] = found.reshape(*panels.shape[:5], -1)
+    return np.ascontiguousarray(panels.transpose(0, 1, 2, 5, 3, 4))
 
 
 def pad_gates(values: FloatArray, gates: int, lanes: int) -> FloatArray:

@@ -190,7 +190,7 @@ def _emit_steps(
     first, count = directions[0], len(directions)
     step_axis, row_axis = (1, 0) if cell.batch_first else (0, 1)
     steps, rows = projected.shape[step_axis], projected.shape[row_axis]
-    padded = weights.packed["r"].shape[2]
+    padded = weights.packed["r"].shape[3]
     lanes = low.target.lanes(4)
     teams = split(LayerSize(rows, count, padded, cell.gates, lanes, len(PASSES[cell.kind])), low)
     size = int(node.attribute("hidden_size", _hidden(node)))
