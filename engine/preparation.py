@@ -211,19 +211,19 @@ def _release(graph: Graph, segments: Sequence[Any]) -> None:
 
 
 _WORTH_COLLECTING: Final = 16 << 20
-"""Bytes of weights from which on what preparing left behind is collected at once. A collection
-walks every object of the process: 30 to 200 ms, most of the time that a small model loads in."""
+"""Bytes of weights from which on cycles are collected at once. A collection walks every object of
+the process, 65 to 200 ms, which is long beside the loading of a small model, and finds little."""
 
 
 def trim(weights: int) -> None:
-    """Return what preparing left behind to the system, where the C library can.
+    """Return what preparing a model of so many bytes of `weights` left behind to the system.
 
-    After a model of few `weights` (in bytes), Python's collector does so in its own time.
+    Constants are gone by now, but the C library keeps their memory: 28 MiB after MobileNetV2, with
+    14 MiB of weights. Giving it back takes 0.5 to 18 ms, less than a hundredth of loading.
     """
-    if weights < _WORTH_COLLECTING:
-        return
-    # Nodes and values of the graph refer to each other.
-    gc.collect()
+    if weights >= _WORTH_COLLECTING:
+        # Nodes and values of the graph refer to each other.
+        gc.collect()
     release = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if release is not None:
         release(0)

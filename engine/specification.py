@@ -65,8 +65,11 @@ class Arguments:
     ) -> None:
         self._model = model
         self._values = {value.name: value for value in inputs}
+        self._axes = {value.name: _axes(value) for value in inputs}
         self._guards = guards
         self._measures = measures
+        # Where neither numbers nor guards come in, shapes of plain tensors say it all.
+        self._plain = not guards and not measures and all(v.kind == "tensor" for v in inputs)
         places = {value.name: place for place, value in enumerate(inputs)}
         read = {v.name for m in measures for v in m.inputs if v is not None and v.data is None}
         self._measured = tuple(sorted(places[name] for name in read))
@@ -104,10 +107,28 @@ class Arguments:
                 shapes.append(array.shape)
             else:
                 shapes += [arrays[place].tobytes() for place in self._measured]
-                known = self._known.get(tuple(shapes))
+                key = tuple(shapes)
+                known = self._known.get(key)
+                if known is None and self._plain:
+                    known = self._fitting(shapes)
+                    if known is not None:
+                        self._remember(key, known)
                 if known is not None:
                     return arrays, known
         return self._checked(dict(inputs))
+
+    def _fitting(self, shapes: list[Any]) -> dict[str, int] | None:
+        """The size of every symbol, None where something does not fit."""
+        sizes: dict[str, int] = {}
+        for axes, shape in zip(self._axes.values(), shapes, strict=True):
+            if axes is not None and not _fits(axes, shape, sizes):
+                return None
+        return sizes
+
+    def _remember(self, key: tuple[tuple[int, ...] | bytes, ...], sizes: dict[str, int]) -> None:
+        if len(self._known) >= _KNOWN_SHAPES:
+            self._known.clear()
+        self._known[key] = sizes
 
     def _checked(self, arrays: dict[str, Any]) -> tuple[list[Any], dict[str, int]]:
         sizes = self._sizes(arrays)
@@ -117,11 +138,9 @@ class Arguments:
         check_known(self._guards, sizes, self._model)
         ordered = [arrays[name] for name in self._values]
         if all(isinstance(array, np.ndarray) for array in ordered):
-            if len(self._known) >= _KNOWN_SHAPES:
-                self._known.clear()
             key: list[tuple[int, ...] | bytes] = [array.shape for array in ordered]
             key += [ordered[place].tobytes() for place in self._measured]
-            self._known[tuple(key)] = sizes
+            self._remember(tuple(key), sizes)
         return ordered, sizes
 
     def _sizes(self, arrays: dict[str, Any]) -> dict[str, int]:
@@ -138,14 +157,13 @@ class Arguments:
                 array = arrays[name] = self._converted(array, value)
             if not array.flags.c_contiguous:
                 arrays[name] = np.ascontiguousarray(array)
-            dims = value.shape
-            if dims is None:
+            axes, shape = self._axes[name], array.shape
+            if axes is None:
                 continue
-            if array.ndim != len(dims):
-                raise self._error(value, f"has rank {array.ndim} and shape {array.shape}")
-            for dim, size in zip(dims, array.shape, strict=True):
-                if not _matches(dim, size, sizes):
-                    raise self._error(value, f"has shape {array.shape}")
+            if len(shape) != len(axes):
+                raise self._error(value, f"has rank {len(shape)} and shape {shape}")
+            if not _fits(axes, shape, sizes):
+                raise self._error(value, f"has shape {shape}")
         return sizes
 
     def _container(self, given: Any, value: Value) -> Any:
@@ -192,11 +210,32 @@ def _given(value: Value, arrays: Mapping[str, Any]) -> Any:
     return value.data if value.data is not None else arrays[value.name]
 
 
-def _matches(dim: Dim, size: int, sizes: dict[str, int]) -> bool:
-    """Whether an axis may have this size; a symbol met for the first time takes it."""
+def _fits(axes: tuple[int | str | Dim, ...], shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+    """Whether a shape is what `axes` say; symbols met for the first time are added to `sizes`."""
+    if len(shape) != len(axes):
+        return False
+    for axis, size in zip(axes, shape, strict=True):
+        if isinstance(axis, str):
+            fits = sizes.setdefault(axis, size) == size
+        elif isinstance(axis, int):
+            fits = axis == size
+        else:
+            fits = axis.evaluate(sizes) == size
+        if not fits:
+            return False
+    return True
+
+
+def _axes(value: Value) -> tuple[int | str | Dim, ...] | None:
+    """What every axis must be: a number, a symbol (met for the first time, it takes the axis's
+    size), or an expression of symbols."""
+    if value.shape is None:
+        return None
+    return tuple(_axis(dim) for dim in value.shape)
+
+
+def _axis(dim: Dim) -> int | str | Dim:
     if dim.is_constant:
-        return dim.value == size
+        return dim.value
     name = str(dim)
-    if dim.symbols == {name}:
-        return sizes.setdefault(name, size) == size
-    return dim.evaluate(sizes) == size
+    return name if dim.symbols == {name} else dim

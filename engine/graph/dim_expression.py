@@ -71,13 +71,14 @@ class Dim:
     for all symbol values, a false one proves nothing. There is no truth value and no order.
     """
 
-    __slots__ = ("__weakref__", "_hash", "_order", "depth", "symbols", "terms")
+    __slots__ = ("__weakref__", "_atoms", "_hash", "_order", "depth", "symbols", "terms")
 
     terms: Terms
     depth: int
     symbols: frozenset[str]
     _hash: int
     _order: tuple[Any, ...]
+    _atoms: tuple[Atom, ...]
 
     @staticmethod
     def of(value: int | Dim) -> Dim:
@@ -120,7 +121,9 @@ class Dim:
         if self.is_constant:
             return self.value
         values: dict[Atom, int] = {}
-        for atom in atoms_in_order([self]):
+        if not self._atoms:
+            self._atoms = tuple(atoms_in_order([self]))
+        for atom in self._atoms:
             if not atom.args:
                 if atom.name not in sizes:
                     raise DimError(f"no value for the symbol {atom.name!r}")
@@ -232,6 +235,7 @@ def _intern_dim(terms: Terms) -> Dim:
         return found
     dim = Dim()
     dim.terms = terms
+    dim._atoms = ()
     atoms = {atom for monomial, _ in terms for atom in monomial}
     dim.depth = max((atom.depth for atom in atoms), default=0)
     dim.symbols = frozenset().union(*(atom.symbols for atom in atoms))

@@ -33,7 +33,7 @@ _ENTRY: Final = ctypes.CFUNCTYPE(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Bound:
     """A program for one set of sizes.
 
@@ -172,28 +172,31 @@ class Sealed:
         for field, count in counts.items():
             self._block[field // 8] = count
         self._block_address = address(self._block)
+        # Single words are written from Python faster through memoryviews.
+        self._fields, self._given = self._block.data, self._registers.data
+        self._found = self._values.data
         self._keep = arrays
 
     def bind(self, sizes: Mapping[str, int], threads: int) -> Bound:
         """The program for these sizes of its symbols. Raises DimError where they do not fit."""
         count = len(self.steps)
         given = [sizes[name] for name in self.symbols]
-        parameters = words(len(self.template))
-        parameters[:] = self.template
+        parameters = self.template.copy()
         operations = words(count * Op.WORDS)
         with self._lock:
-            block = self._block
+            block = self._fields
             block[Bind.OPERATIONS // 8] = address(operations)
             try:
-                self._registers[: len(given)] = given
-            except OverflowError:
+                for register, size in enumerate(given):
+                    self._given[register] = size
+            except ValueError:
                 raise DimError(f"sizes {given} exceed 64 bits") from None
             status = self._native(self._block_address, address(parameters), 0, threads)
             if status:
                 self._refuse(given, status)
-            fields = (Bind.ARENA, Bind.ESTIMATE, Bind.PARALLEL)
-            arena, estimate, parallel = (int(block[field // 8]) for field in fields)
-            shapes = self._values[self._shapes_at :].tolist()
+            arena, estimate = block[Bind.ARENA // 8], block[Bind.ESTIMATE // 8]
+            parallel = block[Bind.PARALLEL // 8]
+            shapes = self._found[self._shapes_at :].tolist()
         inline = threads == 1 or estimate < self.inline_ns or not parallel
         outputs = _shapes(shapes, self.ranks)
         return Bound(operations, parameters, count, arena, outputs, inline, estimate)
@@ -243,6 +246,8 @@ def _breaks(targets: Words) -> Words:
 
 
 def _shapes(values: Sequence[int], ranks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    if len(ranks) == 1:
+        return (tuple(values),)
     shapes = []
     at = 0
     for rank in ranks:

@@ -63,8 +63,11 @@ class Native:
 class Job:
     """One run of a bound program; reused once every thread of its gang has passed it.
 
-    `bases` holds the base pointers, as a memoryview, which is the fastest to write from Python.
+    `bases` holds the base pointers and `words` the job's fields, as memoryviews, which are the
+    fastest to write from Python; all of a job is one piece of memory.
     """
+
+    __slots__ = ("_keep", "address", "bases", "ticket", "words")
 
     def __init__(
         self,
@@ -74,19 +77,21 @@ class Job:
         bases: int,
         threads: int,
     ) -> None:
-        pointers = words(bases)
-        self._keep = (operations, parameters, pointers)
-        self.bases = pointers.data
-        self.counters = words(counter_bytes(count, threads) // 8)
-        self.words = words(JobLayout.SIZE // 8)
-        self.address = address(self.words)
+        size = JobLayout.SIZE // 8
+        counters = size + -(-bases // 8) * 8
+        memory = words(counters + counter_bytes(count, threads) // 8)
+        self._keep = (operations, parameters, memory)
+        self.address = start = address(memory)
+        view = memory.data
+        self.words = fields = view[:size]
+        self.bases = view[size:counters]
         self.ticket = -1
-        self.words[JobLayout.OPS // 8] = address(operations)
-        self.words[JobLayout.COUNT // 8] = count
-        self.words[JobLayout.PARAMETERS // 8] = address(parameters)
-        self.words[JobLayout.BASES // 8] = address(pointers)
-        self.words[JobLayout.COUNTERS // 8] = address(self.counters)
-        self.words[JobLayout.NOTIFY // 8] = -1
+        fields[JobLayout.OPS // 8] = address(operations)
+        fields[JobLayout.COUNT // 8] = count
+        fields[JobLayout.PARAMETERS // 8] = address(parameters)
+        fields[JobLayout.BASES // 8] = start + 8 * size
+        fields[JobLayout.COUNTERS // 8] = start + 8 * counters
+        fields[JobLayout.NOTIFY // 8] = -1
 
     def notify(self, descriptor: int) -> None:
         """Write to this eventfd when finished; -1 for none."""

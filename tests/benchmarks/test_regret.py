@@ -1,33 +1,103 @@
-"""Regret: the grid, forcing a candidate, and the arithmetic of rows."""
+"""Regret: the grids, forcing a candidate, and the arithmetic of a choice."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import engine
-from benchmarks import regret
+from benchmarks import tables
+from benchmarks.regret import parts
+from benchmarks.regret.__main__ import RegretReport, fixed, main, show
+from benchmarks.regret.choice import (
+    Choice,
+    forced,
+    image,
+    kernels_run,
+    least_seconds,
+    representatives,
+)
+from tests.benchmarks.samples import provenance
+
+
+def choice(chosen: str, **seconds: float) -> Choice:
+    return Choice(part="filtering", case="some", seconds=seconds, chosen=chosen)
 
 
 def test_regret_is_relative_to_the_best() -> None:
-    row = regret.RegretRow(
-        channels=1, outputs=1, side=1, filtered=2.0, direct=1.6, chosen="filtered"
-    )
-    assert row.regret == pytest.approx(0.25)
-    assert row.model_copy(update={"chosen": "direct"}).regret == 0
+    assert choice("filtered", filtered=2.0, direct=1.6).regret == pytest.approx(0.25)
+    assert choice("direct", filtered=2.0, direct=1.6).regret == 0
+
+
+def test_the_best_single_candidate_is_named() -> None:
+    found = [choice("a", a=1.0, b=2.0), choice("b", a=1.2, b=1.0)]
+    assert fixed(found) == "a: 10.0 %"
 
 
 def test_the_grid_covers_equal_widening_and_narrowing() -> None:
-    shapes = regret.grid(quick=False)
-    assert {shape.channels for shape in shapes} >= set(regret.CHANNELS)
-    assert any(shape.outputs > shape.channels for shape in shapes)
-    assert any(shape.outputs < shape.channels for shape in shapes)
-    assert all(shape.flops <= regret.LARGEST_FLOPS for shape in shapes)
+    found = parts.pairs()
+    assert {channels for channels, _ in found} >= set(parts.CHANNELS)
+    assert {(c > o) - (c < o) for c, o in found} == {-1, 0, 1}
+    for channels, outputs in found:
+        for side in parts.sides(channels, outputs):
+            assert 18.0 * channels * outputs * side**2 <= parts.LARGEST_FLOPS
 
 
-def test_a_candidate_can_be_forced(tmp_path: Path) -> None:
-    shape = regret.Shape(16, 16, 5)
-    data = regret.model(shape)
-    assert regret.chosen(engine.load(data, 1, cache_dir=tmp_path), shape) == "direct"
-    with regret.filtered_always():
-        forced = engine.load(data, 1, cache_dir=tmp_path / "forced")
-    assert regret.chosen(forced, shape) == "filtered"
+def test_an_algorithm_can_be_forced(tmp_path: Path) -> None:
+    model = parts.convolution(16, 16, 3)
+    inputs = image(16, 5)
+    assert "winograd" not in kernels_run(engine.load(model, 1, cache_dir=tmp_path), inputs)
+    real = parts.minimal_filtering
+
+    def always(*arguments: object) -> parts.Filtering:
+        return parts.replace(real(*arguments), pays=parts.ONE)  # type: ignore[arg-type]
+
+    with forced(parts.lowering, "minimal_filtering", always):
+        filtered = engine.load(model, 1, cache_dir=tmp_path)
+    assert "winograd" in kernels_run(filtered, inputs)
+    assert "winograd" not in kernels_run(engine.load(model, 1, cache_dir=tmp_path), inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", parts.PARTS)
+def test_every_part_runs(part: str, tmp_path: Path) -> None:
+    setup = parts.Setup(threads=1, rounds=1, cache=tmp_path, quick=True)
+    for found in parts.PARTS[part](setup):
+        assert found.chosen in found.seconds
+        assert len(found.seconds) >= 2
+
+
+def test_runs_are_shown_together(tmp_path: Path) -> None:
+    files = []
+    for number, chosen in enumerate(("filtered", "direct")):
+        files.append(tmp_path / f"{number}.json")
+        report = RegretReport(
+            provenance=provenance(), threads=1, choices=[choice(chosen, filtered=2.0, direct=1.6)]
+        )
+        files[-1].write_text(report.model_dump_json())
+    app = typer.Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, [f"--join={file}" for file in files])
+    assert result.exit_code == 0, result.output
+    assert CliRunner().invoke(app, ["--parts=nonsense"]).exit_code == 2
+    out = tables.console()
+    show(
+        out, [choice("filtered", filtered=2.0, direct=1.6), choice("direct", filtered=2, direct=2)]
+    )
+    assert "12.5 %" in out.export_text()
+
+
+def test_candidates_that_do_the_same_are_one(tmp_path: Path) -> None:
+    model = parts.product_model(1, 64, 256)
+    tried = parts.schedules(parts.Tuning())
+    sessions = {
+        name: engine.load(model, 1, cache_dir=tmp_path, tuning=t) for name, t in tried.items()
+    }
+    one, many = (np.ones((rows, 64), np.float32) for rows in (1, 500))
+    chosen = "96/8"
+    assert representatives(sessions, {"x": one}, chosen)["192/8"] == chosen
+    assert representatives(sessions, {"x": many}, chosen)["192/8"] != chosen
+    seconds = least_seconds({chosen: sessions[chosen]}, {"x": one}, 2)
+    assert 0 < seconds[chosen] < 0.1

@@ -1,0 +1,1 @@
+"""What a wrong choice costs; run with ``python -m benchmarks.regret``."""
