@@ -11,6 +11,7 @@ from engine.graph.passes import (
     branches,
     data_sizes,
     dead_code,
+    recurrences,
     run,
     runtime_sizes,
 )
@@ -32,7 +33,7 @@ def optimise(graph: Graph) -> list[PassReport]:
     measured = run(graph, (runtime_sizes, data_sizes, branches), BRANCHES)
     if any(report.changes for report in measured):
         reports += measured + run(graph, CANONICAL, CANONICAL_ROUNDS)
-    reports += run(graph, (quantization, attention, dead_code))
+    reports += run(graph, (recurrences, dead_code, quantization, attention, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
     reports += run(graph, (fuse_epilogue, fuse_elementwise, shared_kernels, dead_code))
     return reports

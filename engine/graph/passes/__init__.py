@@ -18,6 +18,7 @@ from engine.graph.passes.layer_norm import layer_norm
 from engine.graph.passes.manager import Pass, PassReport, run
 from engine.graph.passes.opset_upgrade import opset_upgrade
 from engine.graph.passes.quantization import quantization
+from engine.graph.passes.recurrences import recurrences
 from engine.graph.passes.reshapes import reshapes
 from engine.graph.passes.runtime_sizes import runtime_sizes
 from engine.graph.passes.scans import scans
@@ -76,6 +77,7 @@ __all__ = [
     "layer_norm",
     "opset_upgrade",
     "quantization",
+    "recurrences",
     "reshapes",
     "run",
     "runtime_sizes",

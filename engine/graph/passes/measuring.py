@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from engine.graph.dims import Dim
 from engine.graph.inference.elements import MAX_ELEMENTS
 from engine.graph.ir import OURS, Graph, Node, Value
 from engine.graph.passes.rewrite import Names, Rewriter
@@ -101,6 +102,15 @@ class Measuring:
             made.append(node)
         self.graph.nodes[:0] = made
         return len(made)
+
+
+def elements(value: Value) -> list[Dim] | None:
+    """Elements of a small integer or boolean tensor where they are known before a run."""
+    if value.data is not None:
+        if value.data.dtype.kind not in "iub" or value.data.size > MAX_ELEMENTS:
+            return None
+        return [Dim.of(int(element)) for element in value.data.reshape(-1)]
+    return None if value.dims is None else list(value.dims)
 
 
 def is_unknown(value: Value | None) -> bool:

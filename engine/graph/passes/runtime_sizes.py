@@ -41,6 +41,7 @@ from engine.graph.passes.measured_movement import (
 from engine.graph.passes.measuring import (
     Measuring,
     data,
+    elements,
     is_unknown,
     is_unknown_float,
     length,
@@ -84,14 +85,8 @@ def _condition(state: Measuring, node: Node) -> None:
 def _trips(state: Measuring, node: Node) -> None:
     body: Graph = node.attribute("body")
     carried = len(node.inputs[2:])
-    if any(value.name for value in node.outputs[carried:]) and runs_all(node, body, _elements):
+    if any(value.name for value in node.outputs[carried:]) and runs_all(node, body, elements):
         state.measured(node, 0, "values")
-
-
-def _elements(value: Value) -> list[Any] | None:
-    if value.data is not None:
-        return list(value.data.reshape(-1).tolist())
-    return None if value.dims is None else list(value.dims)
 
 
 def _range(state: Measuring, node: Node) -> None:
