@@ -23,6 +23,7 @@ import numpy as np
 
 import engine
 from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.containers import with_tensors
 from cluster.description import ModelDescription
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
 from cluster.session import Loader, LoadProgress, Session, Tensor, Tensors
@@ -44,13 +45,14 @@ class EngineLoader:
 
     def __call__(self, path: Path, *, threads: int | None, progress: LoadProgress) -> Session:
         """Load a model; raises `engine.errors.EngineError`."""
-        return engine.load(
+        session = engine.load(
             path,
             threads,
             isa=self._isa,
             cache_dir=self._cache_dir,
             progress=lambda step: progress(step.stage, step.done, step.total),
         )
+        return with_tensors(session)
 
 
 class _Resident:

@@ -92,6 +92,69 @@ def reciprocal() -> onnx.ModelProto:
     )
 
 
+def classifier() -> onnx.ModelProto:
+    """Trees as scikit-learn's converter writes them: a label, and a ZipMap of probabilities."""
+    trees = helper.make_node(
+        "TreeEnsembleClassifier",
+        ["x"],
+        ["label", "scores"],
+        domain="ai.onnx.ml",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[1, 0, 0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_values=[0.5, 0.0, 0.0],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        nodes_missing_value_tracks_true=[0, 0, 0],
+        class_treeids=[0] * 6,
+        class_nodeids=[1, 1, 1, 2, 2, 2],
+        class_ids=[0, 1, 2, 0, 1, 2],
+        class_weights=[0.75, 0.125, 0.125, 0.125, 0.25, 0.625],
+        classlabels_strings=["ant", "cat", "dog"],
+        post_transform="NONE",
+    )
+    zipped = helper.make_node(
+        "ZipMap",
+        ["scores"],
+        ["probabilities"],
+        domain="ai.onnx.ml",
+        classlabels_strings=["ant", "cat", "dog"],
+    )
+    number = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, number))
+    return _model(
+        [trees, zipped],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])],
+        [
+            helper.make_tensor_value_info("label", TensorProto.STRING, ["N"]),
+            helper.make_value_info("probabilities", maps),
+        ],
+        learning=True,
+    )
+
+
+def insertion() -> onnx.ModelProto:
+    """longer = sequence with x behind it; given = whether an optional has an element."""
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    sequence = helper.make_sequence_type_proto(tensor)
+    return _model(
+        [
+            helper.make_node("SequenceInsert", ["sequence", "x"], ["longer"]),
+            helper.make_node("OptionalHasElement", ["maybe"], ["given"]),
+        ],
+        [
+            helper.make_value_info("sequence", sequence),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2]),
+            helper.make_value_info("maybe", helper.make_optional_type_proto(tensor)),
+        ],
+        [
+            helper.make_value_info("longer", sequence),
+            helper.make_tensor_value_info("given", TensorProto.BOOL, []),
+        ],
+    )
+
+
 def store(repository: Path, name: str, model: onnx.ModelProto, version: int = 1) -> Path:
     """Write `repository/name/version/model.onnx`."""
     path = repository / name / str(version) / "model.onnx"
@@ -107,9 +170,13 @@ def _model(
     weights: Sequence[onnx.TensorProto] = (),
     *,
     mixes_rows: bool = False,
+    learning: bool = False,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    opsets = [helper.make_opsetid("", 18)]
+    if learning:
+        opsets.append(helper.make_opsetid("ai.onnx.ml", 3))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     if mixes_rows:
         helper.set_model_props(model, {"mixes_rows": "yes"})
     onnx.checker.check_model(model)

@@ -87,6 +87,8 @@ def fill(repository: Path) -> None:
         "lookup": small_models.lookup(),
         "row_total": small_models.row_total(),
         "reciprocal": small_models.reciprocal(),
+        "classifier": small_models.classifier(),
+        "insertion": small_models.insertion(),
     }
     for name, model in models.items():
         small_models.store(repository, name, model)

@@ -320,3 +320,61 @@ def test_answers_are_compressed_only_when_that_alone_is_asked_for(shared, encodi
             raw = b"".join(response.iter_raw())
             assert response.headers.get("content-encoding") == (encoding if compressed else None)
         assert json.loads(unpack(raw) if compressed else raw)["outputs"][0]["data"] == [1.0]
+
+
+def test_a_classifier_with_its_zip_map(client):
+    outputs = client.get_model_metadata("classifier")["outputs"]
+    assert outputs == [
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        {"name": "probabilities", "datatype": "BYTES", "shape": [-1]},
+    ]
+    x = np.array([[1, 0.25], [1, 0.75], [9, 0.5]], np.float32)
+    for binary in (True, False):
+        names = ("label", "probabilities")
+        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+        given = [tensor("x", x, binary=binary, datatype="FP32")]
+        result = client.infer("classifier", given, outputs=outputs)
+        labels = result.as_numpy("label").tolist()
+        assert [s.decode() if binary else s for s in labels] == ["ant", "dog", "ant"]
+        rows = [json.loads(text) for text in result.as_numpy("probabilities")]
+        assert rows[0] == rows[2] == {"ant": 0.75, "cat": 0.125, "dog": 0.125}
+        assert rows[1] == {"ant": 0.125, "cat": 0.25, "dog": 0.625}
+
+
+def element(*shape: int) -> dict[str, object]:
+    data = [0.5 * i for i in range(int(np.prod(shape)))]
+    return {"datatype": "float32", "shape": list(shape), "data": data}
+
+
+def texts(name: str, *elements: object):
+    array = np.array([json.dumps(each).encode() for each in elements], object)
+    return tensor(name, array.reshape(-1), binary=True, datatype="BYTES")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_sequences_and_optionals_are_texts(client, count):
+    given = [element(2, index) for index in range(count)]
+    x = tensor("x", X[:, :2], binary=True, datatype="FP32")
+    for maybe in ([], [element(3)]):
+        result = client.infer("insertion", [texts("sequence", *given), x, texts("maybe", *maybe)])
+        assert bool(result.as_numpy("given")) == bool(maybe)
+        *before, last = [json.loads(text) for text in result.as_numpy("longer")]
+        assert before == given
+        np.testing.assert_array_equal(np.reshape(last["data"], last["shape"]), X[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([[1, 2]], "must be an object with 'shape' and 'data'"),
+        ([{"shape": [2], "data": [1]}], "1 numbers do not make an element of shape"),
+        ([{"shape": [1], "data": ["a"]}], "must be flat, of type float32"),
+        ([{"datatype": "int8", "shape": [1], "data": [1]}], "is of type 'int8'"),
+    ],
+)
+def test_what_is_no_element_is_refused(client, wrong, message):
+    x = tensor("x", X[:, :2], binary=True, datatype="FP32")
+    with pytest.raises(InferenceServerException, match=message):
+        client.infer("insertion", [texts("sequence", *wrong), x, texts("maybe")])
+    with pytest.raises(InferenceServerException, match="it takes one at most"):
+        client.infer("insertion", [texts("sequence"), x, texts("maybe", element(1), element(1))])
