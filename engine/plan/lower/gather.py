@@ -25,11 +25,11 @@ def without(tensor: Tensor, axis: int) -> Tensor:
 
 
 def _fixed_index(node: Node, length: Dim) -> Dim | None:
-    """The index of a Gather by one known scalar that is proven to lie in range."""
+    """The index of a Gather by one known number that is proven to lie in range."""
     indices = node.inputs[1]
     assert indices is not None
     known = known_dims(indices)
-    if indices.shape != () or known is None:
+    if indices.shape not in ((), (ONE,)) or known is None:
         return None
     index = known[0]
     if (-index).at_least(1):
@@ -46,7 +46,9 @@ def lower_gather(node: Node, low: Lowering) -> None:
     axis = axis_of(node, source.rank)
     fixed = _fixed_index(node, source.shape[axis])
     if fixed is not None:
-        give(low, node.outputs[0], without(source.window(axis, fixed, ONE), axis))
+        taken = source.window(axis, fixed, ONE)
+        is_scalar = shape_of(node.inputs[1]) == ()
+        give(low, node.outputs[0], without(taken, axis) if is_scalar else taken)
         return
     source, indices = low.contiguous(source), low.read_dense(node.inputs[1])
     row = source.strides[axis] * source.itemsize

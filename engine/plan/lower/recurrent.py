@@ -1,6 +1,7 @@
 """Lowering of LSTM, GRU and RNN: one dot call for all inputs, one kernel call for all steps.
 
-Weights must be constants: they are packed here, once, for the projection and for the steps.
+Constant weights are packed here, once, for the projection and for the steps; computed ones are
+brought into the same formats by every run.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from engine.kernels.activations import DEFAULTS
 from engine.kernels.recurrent_cells import GATES, PLANES
 from engine.kernels.recurrent_team import team_bytes
 from engine.kernels.recurrent_tiles import PASSES, sums_bytes
+from engine.plan.lower.dot import computed as emit_computed
 from engine.plan.lower.dot import weights as emit_projection
 from engine.plan.lower.recurrent_teams import LayerSize, split
+from engine.plan.lower.recurrent_weights import ComputedWeights, is_computed
 from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.recurrent_weights import (
     FloatArray,
@@ -29,7 +32,7 @@ from engine.plan.recurrent_weights import (
     pack_recurrent,
     pad_gates,
 )
-from engine.plan.tensor import Tensor
+from engine.plan.tensor import ONE, Tensor
 
 _USUAL: Final = {
     "LSTM": ("Sigmoid", "Tanh", "Tanh"),
@@ -37,6 +40,9 @@ _USUAL: Final = {
     "RNN": ("Tanh",),
 }
 _DIRECTIONS: Final = ("forward", "reverse", "bidirectional")
+
+_Packed = dict[str, FloatArray | Tensor]
+"""Weights of the steps by field of the kernel: constants, or what a run packs."""
 
 Activations = tuple[tuple[str, float, float], ...]
 
@@ -108,8 +114,7 @@ def _constant(node: Node, index: int, name: str) -> FloatArray | None:
     value = node.input(index)
     if value is None:
         return None
-    if value.data is None:
-        raise NoKernel(f"the input {name} is not a constant")
+    assert value.data is not None
     if value.data.dtype != np.float32:
         raise NoKernel(f"the input {name} is {value.data.dtype}; kernels compute float32")
     return value.data
@@ -161,16 +166,11 @@ def lower_recurrent(node: Node, low: Lowering) -> None:
     if str(value.dtype) != "float32":
         raise NoKernel(f"{node.op} of {value.dtype}; kernels compute float32")
     cell = _cell(node)
-    lanes = low.target.lanes(4)
-    packed = _pack(node, cell, lanes)
     x = low.read(value)
     if x.strides[-1] != 1:
         x = low.contiguous(x)
-    projected = low.temp(np.float32, (*x.shape[:2], Dim.of(packed.bias.size)), "projected")
-    bias = Value("bias", np.dtype(np.float32), (Dim.of(packed.bias.size),), packed.bias)
-    epilogue = Expr.of("add", Expr.input(0, "float32"), Expr.input(1, "float32"))
-    name = node.inputs[1].name if node.inputs[1] is not None else node.label
-    emit_projection(low, packed.projection, x, projected, epilogue, [("column", bias)], name)
+    project = _project_computed if is_computed(node) else _project
+    packed, projected = project(low, node, cell, x)
     if len(set(cell.activations)) == 1:
         _emit_steps(low, node, cell, packed, projected, range(cell.directions))
     else:
@@ -178,11 +178,38 @@ def lower_recurrent(node: Node, low: Lowering) -> None:
             _emit_steps(low, node, cell, packed, projected, range(direction, direction + 1))
 
 
+_PROJECTED: Final = Expr.of("add", Expr.input(0, "float32"), Expr.input(1, "float32"))
+
+
+def _project(low: Lowering, node: Node, cell: _Cell, x: Tensor) -> tuple[_Packed, Tensor]:
+    """Emit the products of all inputs; weights of the steps by field, and the products."""
+    weights = _pack(node, cell, low.target.lanes(4))
+    size = Dim.of(weights.bias.size)
+    projected = low.temp(np.float32, (*x.shape[:2], size), "projected")
+    bias = Value("bias", np.dtype(np.float32), (size,), weights.bias)
+    name = node.inputs[1].name if node.inputs[1] is not None else node.label
+    emit_projection(low, weights.projection, x, projected, _PROJECTED, [("column", bias)], name)
+    return dict(weights.packed), projected
+
+
+def _project_computed(low: Lowering, node: Node, cell: _Cell, x: Tensor) -> tuple[_Packed, Tensor]:
+    """As `_project`, with weights that are packed by every run."""
+    weights = ComputedWeights(low, node, cell.kind, cell.gates, cell.directions)
+    columns = weights.bias.shape[0]
+    projected = low.temp(np.float32, (*x.shape[:2], columns), "projected")
+    rows = x.shape[0] * x.shape[1]
+    flat = low.contiguous(x).view((rows, x.shape[2]))
+    result = projected.view((rows, columns))
+    bias = [("column", weights.bias)]
+    emit_computed(low, flat, weights.projection, result, _PROJECTED, bias)
+    return dict(weights.packed), projected
+
+
 def _emit_steps(
     low: Lowering,
     node: Node,
     cell: _Cell,
-    weights: _Weights,
+    weights: _Packed,
     projected: Tensor,
     directions: Sequence[int],
 ) -> None:
@@ -190,7 +217,7 @@ def _emit_steps(
     first, count = directions[0], len(directions)
     step_axis, row_axis = (1, 0) if cell.batch_first else (0, 1)
     steps, rows = projected.shape[step_axis], projected.shape[row_axis]
-    padded = weights.packed["r"].shape[3]
+    padded = _padded(weights)
     lanes = low.target.lanes(4)
     teams = split(LayerSize(rows, count, padded, cell.gates, lanes, len(PASSES[cell.kind])), low)
     size = int(node.attribute("hidden_size", _hidden(node)))
@@ -221,8 +248,11 @@ def _emit_steps(
         "x_b": projected.strides[row_axis],
         "x": _shift(projected, first * cell.gates * padded),
     }
-    for name, array in weights.packed.items():
-        arguments[name] = low.constant(array[first : first + count], _name(node, name))
+    for name, array in weights.items():
+        if isinstance(array, Tensor):
+            arguments[name] = array.window(0, Dim.of(first), Dim.of(count))
+        else:
+            arguments[name] = low.constant(array[first : first + count], _name(node, name))
     if cell.clip is not None:
         arguments["clip"] = cell.clip
     lengths = node.input(4)
@@ -245,7 +275,7 @@ def _emit_steps(
         cell=cell.kind,
         activations=cell.activations[first],
         clip=cell.clip is not None,
-        peephole="peephole" in weights.packed,
+        peephole="peephole" in weights,
         input_forget=cell.input_forget,
         lengths=lengths is not None,
         outputs=outputs,
@@ -276,7 +306,9 @@ def _emit_start(
         value = node.input(index) if node.op == "LSTM" or index == 5 else None
         if value is not None:
             initial.append(name)
-            tensor = low.read_dense(value)
+            tensor = low.read(value)
+            if tensor.strides[-1] != ONE:
+                tensor = low.contiguous(tensor)
             _state(arguments, name, tensor, cell.batch_first, directions[0])
     low.call(
         KernelSpec.of("recurrent_start", cell=cell.kind, initial=initial),
@@ -298,8 +330,14 @@ def _name(node: Node, field: str) -> str:
 def _hidden(node: Node) -> int:
     value = node.inputs[2]
     assert value is not None
-    assert value.data is not None
-    return int(value.data.shape[2])
+    assert value.shape is not None
+    return value.shape[2].value
+
+
+def _padded(weights: _Packed) -> int:
+    """Hidden columns in whole vectors."""
+    width = weights["r"].shape[3]
+    return width if isinstance(width, int) else width.value
 
 
 def _shift(tensor: Tensor, elements: Dim | int) -> Tensor:

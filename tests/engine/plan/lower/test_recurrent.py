@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
+import engine
 from engine.codegen.target import select
 from engine.graph.dims import symbol
 from engine.plan.lower.recurrent_teams import LayerSize, split
@@ -145,10 +148,52 @@ def test_weights_are_packed_at_load_alone() -> None:
     assert packs_total.total == packed
 
 
-def test_weights_that_are_computed_fall_back() -> None:
-    x, w, r = data(2, 3, 6), data(1, 20, 6), data(1, 20, 20)
-    model = Single("RNN", {"x": x, "w": w, "r": r}, opset=14, hidden_size=20, symbolic=False)
-    assert not model.native
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("hidden", [20, 32])
+@pytest.mark.parametrize("op", GATES)
+def test_weights_may_be_computed(op: str, hidden: int, isa: str) -> None:
+    gates = GATES[op]
+    inputs = {
+        "x": data(2, 3, 6),
+        "w": data(2, gates * hidden, 6),
+        "r": data(2, gates * hidden, hidden),
+        "b": data(2, 2 * gates * hidden),
+        "": np.zeros(0, np.float32),
+        "h0": data(2, 3, hidden),
+    }
+    order = list(inputs)
+    del inputs[""]
+    if op == "LSTM":
+        inputs |= {"c0": data(2, 3, hidden), "p": data(2, 3 * hidden)}
+        order += ["c0", "p"]
+    attributes = {"linear_before_reset": 1} if op == "GRU" and hidden == 32 else {}
+    fixed = [name for name in inputs if name not in ("x", "h0", "c0")]
+    model = Single(
+        op,
+        inputs,
+        order=order,
+        opset=14,
+        fixed=fixed,
+        symbolic=False,
+        isa=isa,
+        outputs=["y", "yh"],
+        hidden_size=hidden,
+        direction="bidirectional",
+        **attributes,
+    )
+    assert model.native
+    model.check(**inputs)
+    inputs["w"] = inputs["w"][:, ::-1].copy()
+    model.check(**inputs)
+
+
+def test_some_weights_may_be_computed() -> None:
+    x, w, r = data(5, 3, 6), data(1, 20, 6), data(1, 20, 20)
+    for constants in (["w"], ["r"], []):
+        inputs = {"x": x, "w": w, "r": r}
+        model = Single("RNN", inputs, constants=constants, opset=14, hidden_size=20, symbolic=False)
+        assert model.native
+        model.check(**{name: array for name, array in inputs.items() if name not in constants})
 
 
 @pytest.mark.parametrize("op", GATES)
@@ -183,3 +228,25 @@ def test_the_split_follows_the_predicted_cost() -> None:
     assert chosen(2, 8, 1024) == (2, 1, 8)
     assert chosen(2, 8, 256, directions=2) == (1, 1, 8)
     assert chosen(4, 1, 512)[0] == 4
+
+
+def test_states_that_lie_inside_another_tensor_are_read_where_they_are() -> None:
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[T, N, 6] x, float[N, 2, 20] both) => (float[1, N, 20] yh) {
+  zero = Constant<value = int64[1] {0}>()
+  one = Constant<value = int64[1] {1}>()
+  turned = Transpose<perm = [1, 0, 2]>(both)
+  h0 = Gather<axis = 0>(turned, zero)
+  c0 = Gather<axis = 0>(turned, one)
+  y, yh = LSTM<hidden_size = 20>(x, w, r, , , h0, c0)
+}
+"""
+    model = onnx.parser.parse_model(text)
+    for name, array in (("w", data(1, 80, 6)), ("r", data(1, 80, 20))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    session = engine.load(model.SerializeToString(), threads=1)
+    assert [operation.op for operation in session.explain().operations] == ["LSTM"]
+    feeds = {"x": data(5, 3, 6), "both": data(3, 2, 20)}
+    (wanted,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    np.testing.assert_allclose(session.run(feeds)["yh"], wanted, rtol=1e-4, atol=1e-5)
