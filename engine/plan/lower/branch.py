@@ -33,6 +33,7 @@ def inlined(graph: Graph) -> Iterator[Graph]:
 def lower_if(node: Node, low: Lowering) -> None:
     """Both branches, each for the sizes, or the runs, in which the condition takes it."""
     checked(node)
+    check_symbols(node, low.symbols)
     known = known_dims(node.inputs[0])
     targets = [low.write(value) if value.name else None for value in node.outputs]
     if known is None:
@@ -76,7 +77,8 @@ def emit_body(body: Graph, low: Lowering) -> None:
             for value in node.outputs:
                 for dim in value.shape or ():
                     _check_total(dim)
-            check_symbols(node, low.symbols)
+            if not subgraphs(node):
+                check_symbols(node, low.symbols)
             low.node = node
             lowering_of(node)(node, low)
         except NoKernel as verdict:

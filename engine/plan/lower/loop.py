@@ -20,7 +20,7 @@ from engine.plan.lower.branch import emit_body
 from engine.plan.lower.copies import emit_copy
 from engine.plan.lower.known import known_dims
 from engine.plan.lower.operands import checked, shape_of
-from engine.plan.lowering import Label, Lowering, NoKernel, lowers
+from engine.plan.lowering import Label, Lowering, NoKernel, check_symbols, lowers
 from engine.plan.tensor import ONE, ZERO, Tensor
 
 EXPECTED: Final = Dim.of(16)
@@ -37,6 +37,7 @@ def lower_loop(node: Node, low: Lowering) -> None:
     formal, final = body.inputs[2:], body.outputs[1 : 1 + carried]
     for before, start, after in zip(formal, initial, final, strict=True):
         _check_carried(before, start, after)
+    check_symbols(node, low.symbols)
     trips = known_dims(node.input(0))
     rows = _rows(node, body, trips, low)
     counter = low.temp(np.int64, (), "iteration")

@@ -189,3 +189,35 @@ def test_a_new_shape_or_number_of_iterations_compiles_nothing() -> None:
         session.run({"x": floats(3, 4), "w": w, "trips": np.array(trips), "first": true})
     assert session.stats()["kernels_compiled"] == before
     assert session.stats()["binds"] == binds
+
+
+GROWING = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x, int64 trips, float[3, 3] w) => (float[M, 3] y) {
+  y = Loop(trips, , x) <body = b (int64 i, bool running, float[K, 3] h)
+    => (bool going, float[L, 3] longer) {
+      going = Identity(running)
+      first = Constant<value = int64[1] {0}>()
+      row = Gather(h, first)
+      product = MatMul(row, w)
+      longer = Concat<axis = 0>(h, product)
+  }>
+}
+"""
+
+
+def test_a_body_whose_shapes_change_is_prepared_once() -> None:
+    session, oracle = pair(GROWING, 1)
+    explained = session.explain()
+    (loop,) = [operation for operation in explained.operations if operation.op == "Loop"]
+    assert "changes its shape from iteration to iteration" in loop.reason
+    counters = ("kernels_compiled", "packs_total", "binds")
+    before: dict[str, float] = {}
+    for trips in (12, 12, 5, 0):
+        feeds = {"x": floats(2, 3), "trips": np.array(trips), "w": floats(3, 3, seed=1)}
+        (wanted,) = oracle.run(None, feeds)
+        np.testing.assert_allclose(session.run(feeds)["y"], wanted, rtol=1e-4, atol=1e-4)
+        now = {name: session.stats()[name] for name in counters}
+        # Every number of rows is bound once, whatever loop it comes up in.
+        assert not before or now == before
+        before = now
