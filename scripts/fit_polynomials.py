@@ -112,6 +112,12 @@ def log_erfc(x: Array) -> Array:
     return np.array([math.log(math.erfc(value)) for value in x])
 
 
+def scaled_erfc(t: Array) -> Array:
+    """``exp(x**2) * erfc(x) * (1 + x)`` at ``x = 3 * (1 + t) / (1 - t)``."""
+    points = 3 * (1 + t) / (1 - t)
+    return np.array([math.exp(x * x) * math.erfc(x) * (1 + x) for x in points])
+
+
 def sine_tail(x: Array) -> Array:
     """``(sin(s) / s - 1) / x`` at ``s = sqrt(x)``."""
     return np.asarray(
@@ -142,6 +148,7 @@ FITS = (
     Fit("COS", cosine_tail, lambda x: x * x, 2, 0.0, QUARTER),
     Fit("LOG2_WIDE", log2_ratio, ones, 5, 0.0, 0.0295, np.float64),
     Fit("EXP2_WIDE", exp2_direct, ones, 6, -0.505, 0.505, np.float64),
+    Fit("ERFC_WIDE", scaled_erfc, ones, 16, -0.5, 1 / 3, np.float64),
 )
 
 

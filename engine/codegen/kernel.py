@@ -74,9 +74,11 @@ _FAMILIES: Final[dict[str, Family]] = {}
 _MODULES: Final = (
     "engine.kernels.attention",
     "engine.kernels.bind",
+    "engine.kernels.cache",
     "engine.kernels.channel",
     "engine.kernels.copy",
     "engine.kernels.depthwise",
+    "engine.kernels.determinant",
     "engine.kernels.distinct",
     "engine.kernels.dot",
     "engine.kernels.elementwise",
@@ -102,6 +104,7 @@ _MODULES: Final = (
     "engine.kernels.transpose",
     "engine.kernels.trees",
     "engine.kernels.walker",
+    "engine.kernels.windows",
     "engine.kernels.winograd",
     "engine.kernels.words",
 )

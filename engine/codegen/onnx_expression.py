@@ -14,7 +14,7 @@ from typing import Final
 from engine.codegen.builder import TYPES
 from engine.codegen.expression import FLOATS, Expr
 from engine.codegen.halves import HALVES
-from engine.codegen.scalar_operations import FLOAT32_ONLY
+from engine.codegen.scalar_operations import TRANSCENDENTAL
 from engine.graph.ir import Node, Value
 
 
@@ -41,8 +41,8 @@ def from_node(node: Node) -> Expr | str:
             raise NoExpressionError(f"its result is {result.dtype}, not {produced.name}")
         for part in result.nodes():
             used = part.args[0].dtype if part.args else part.dtype
-            if part.op in FLOAT32_ONLY and used != "float32":
-                raise NoExpressionError(f"{part.op} exists for float32 only, not {used}")
+            if part.op in TRANSCENDENTAL and used not in FLOATS:
+                raise NoExpressionError(f"{part.op} exists for floats only, not {used}")
     except (NoExpressionError, ValueError) as error:
         return f"{node.key}: {error}"
     return result
@@ -115,6 +115,14 @@ _UNARY: Final = {
     "Sin": "sin",
     "Cos": "cos",
     "Tan": "tan",
+    "Asin": "asin",
+    "Acos": "acos",
+    "Atan": "atan",
+    "Sinh": "sinh",
+    "Cosh": "cosh",
+    "Asinh": "asinh",
+    "Acosh": "acosh",
+    "Atanh": "atanh",
     "Softplus": "softplus",
     "Not": "not",
     "IsNaN": "isnan",
@@ -363,9 +371,12 @@ def _pow(node: Node, operands: list[Expr]) -> Expr:
         found = _constant_power(x, float(y.number))
         if found is not None:
             return found
-    if x.dtype != "float32":
-        raise NoExpressionError(f"powers of {x.dtype} need a constant exponent of 0, 1, 2 or 3")
-    return Expr.of("pow", x, y.cast("float32"))
+    if x.dtype in FLOATS:
+        return Expr.of("pow", x, y.cast(x.dtype))
+    if y.dtype == "float64" or x.dtype in ("int32", "int64", "uint32", "uint64"):
+        # As wide as the integers need, and back to them.
+        return Expr.of("pow", x.cast("float64"), y.cast("float64")).cast(x.dtype)
+    return Expr.of("pow", x.cast("float32"), y.cast("float32")).cast(x.dtype)
 
 
 def _constant_power(x: Expr, exponent: float) -> Expr | None:

@@ -11,8 +11,8 @@ import math as numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from engine.codegen import math
-from engine.codegen.builder import TYPES, KernelBuilder, Val, element, is_float
+from engine.codegen import inverse_math, math, wide_math
+from engine.codegen.builder import F64, TYPES, KernelBuilder, Val, element, is_float
 from engine.codegen.halves import HALVES, narrow, widen
 from engine.codegen.math import like
 
@@ -47,6 +47,15 @@ def _plain(name: str) -> Operation:
 def _function(function: Callable[..., Val]) -> Operation:
     def operation(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
         return function(k, *args)
+
+    return operation
+
+
+def _by_width(narrow: Callable[..., Val], wide: Callable[..., Val]) -> Operation:
+    """A function of float32 or of float64."""
+
+    def operation(k: KernelBuilder, node: Node, args: Sequence[Val]) -> Val:
+        return (wide if element(args[0].type) == F64 else narrow)(k, *args)
 
     return operation
 
@@ -271,23 +280,31 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "round": _function(math.nearest),
     "floor": _function(math.floor),
     "ceil": _function(math.ceil),
-    "exp": _function(math.exp),
-    "expm1": _function(math.expm1),
-    "log": _function(math.log),
-    "log1p": _function(math.log1p),
-    "softplus": _function(math.softplus),
-    "sigmoid": _function(math.sigmoid),
-    "tanh": _function(math.tanh),
-    "erf": _function(math.erf),
-    "pow": _function(math.power),
-    "sin": _function(math.sin),
-    "cos": _function(math.cos),
-    "tan": _function(math.tan),
+    "exp": _by_width(math.exp, wide_math.exp),
+    "expm1": _by_width(math.expm1, wide_math.expm1),
+    "log": _by_width(math.log, wide_math.log),
+    "log1p": _by_width(math.log1p, wide_math.log1p),
+    "softplus": _by_width(math.softplus, wide_math.softplus),
+    "sigmoid": _by_width(math.sigmoid, wide_math.sigmoid),
+    "tanh": _by_width(math.tanh, wide_math.tanh),
+    "erf": _by_width(math.erf, wide_math.erf),
+    "sin": _by_width(math.sin, wide_math.sin),
+    "cos": _by_width(math.cos, wide_math.cos),
+    "tan": _by_width(math.tan, wide_math.tan),
+    "pow": _by_width(math.power, wide_math.power),
+    "asin": _function(inverse_math.asin),
+    "acos": _function(inverse_math.acos),
+    "atan": _function(inverse_math.atan),
+    "sinh": _function(inverse_math.sinh),
+    "cosh": _function(inverse_math.cosh),
+    "asinh": _function(inverse_math.asinh),
+    "acosh": _function(inverse_math.acosh),
+    "atanh": _function(inverse_math.atanh),
 }
 """Every operation by name."""
 
-FLOAT32_ONLY: Final = frozenset(
+TRANSCENDENTAL: Final = frozenset(
     {"exp", "expm1", "log", "log1p", "softplus", "sigmoid", "tanh", "erf", "pow"}
-    | {"sin", "cos", "tan"}
+    | {"sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"}
 )
-"""Operations that exist for float32 alone."""
+"""Operations on floats that take many instructions."""

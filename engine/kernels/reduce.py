@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from engine.codegen import math, wide_math
 from engine.codegen.abi import Layout
 from engine.codegen.builder import F64, KernelBuilder, Val, Variable, is_float
 from engine.codegen.kernel import Family, Options, register
-from engine.codegen.math import exp, log
 from engine.codegen.target import Target
 from engine.kernels.strips import CHUNK, Lanes, Part
 
@@ -60,6 +60,7 @@ class _Reduce:
         self.finish: str = options["finish"]
         self.split: bool = options["split"]
         dtype: str = options["dtype"]
+        self.math = wide_math if dtype == "float64" else math
         self.lanes = Lanes(k, dtype)
         if self.lanes.itemsize < 4:
             self.lanes = Lanes(k, dtype, 1)
@@ -246,7 +247,8 @@ class _Reduce:
             return k.fma(value, value, total) if is_float(value.type) else total + value * value
         if step == "exp":
             assert peak is not None
-            return total + exp(k, value - peak)
+            share: Val = self.math.exp(k, value - peak)
+            return total + share
         return self.merge(step, total, value)
 
     def merge(self, step: str, a: Val, b: Val) -> Val:
@@ -269,7 +271,10 @@ class _Reduce:
                 return k.unary("sqrt", total)
             real = k.convert(total, k.vector(F64, self.lanes.count))
             return k.convert(k.unary("sqrt", real), total.type)
-        return log(k, total) if self.finish == "log" else total
+        if self.finish == "log":
+            result: Val = self.math.log(k, total)
+            return result
+        return total
 
 
 def _build(symbol: str, target: Target, options: Options) -> str:

@@ -13,12 +13,13 @@ rows, of `rows` in all.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Final
 
+from engine.codegen import math, wide_math
 from engine.codegen.abi import Layout
 from engine.codegen.builder import F32, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
-from engine.codegen.math import exp, log
 from engine.codegen.target import Target
 from engine.kernels.strips import Lanes, Part
 
@@ -28,9 +29,15 @@ NARROW: Final = 4
 """Longest rows that the ``narrow`` pattern takes."""
 
 
-def strip_width(target: Target) -> int:
+def strip_width(target: Target, itemsize: int = 4) -> int:
     """Columns of one work item of the ``columns`` pattern."""
-    return _VECTORS * target.lanes(4)
+    return _VECTORS * target.lanes(itemsize)
+
+
+def _functions(options: Options) -> tuple[str, ModuleType]:
+    """Data type, and the module with its exponential and logarithm."""
+    dtype = str(options.get("dtype", "float32"))
+    return dtype, wide_math if dtype == "float64" else math
 
 
 def _layout(options: Options) -> Layout:
@@ -40,7 +47,8 @@ def _layout(options: Options) -> Layout:
 
 def _rows(symbol: str, target: Target, options: Options) -> str:
     k = KernelBuilder(symbol, target, _layout(options))
-    lanes = Lanes(k, "float32")
+    dtype, functions = _functions(options)
+    lanes = Lanes(k, dtype)
     length = k.int("length")
     pitch = length * lanes.itemsize
     x, y = k.tensor("x"), k.tensor("y")
@@ -57,14 +65,14 @@ def _rows(symbol: str, target: Target, options: Options) -> str:
         peak = lanes.splat(lanes.fold(peaks, lanes.larger))
 
         def enter(total: Val, part: Part, vector: int, peak: Val = peak) -> Val:
-            value = exp(k, part.load(source, vector) - peak)
+            value: Val = functions.exp(k, part.load(source, vector) - peak)
             if not logarithm:
                 part.store(value, target_row, vector)
             return total + value
 
         sums = lanes.accumulate(length, _VECTORS, lanes.fill(0), enter, lambda a, b: a + b)
         total = lanes.splat(lanes.fold(sums, lambda a, b: a + b))
-        factor = log(k, total) if logarithm else 1.0 / total
+        factor: Val = functions.log(k, total) if logarithm else 1.0 / total
 
         def scale(part: Part, peak: Val = peak, factor: Val = factor) -> None:
             for vector in range(part.vectors):
@@ -81,12 +89,13 @@ def _rows(symbol: str, target: Target, options: Options) -> str:
 
 def _columns(symbol: str, target: Target, options: Options) -> str:
     k = KernelBuilder(symbol, target, _layout(options))
-    lanes = Lanes(k, "float32")
+    dtype, functions = _functions(options)
+    lanes = Lanes(k, dtype)
     length, inner = k.ints("length inner")
     pitch = inner * lanes.itemsize
     x, y = k.tensor("x"), k.tensor("y")
     logarithm: bool = options["log"]
-    width = strip_width(target)
+    width = strip_width(target, lanes.itemsize)
     strips = (inner + (width - 1)) // width
     with k.loop(k.begin, k.end) as item:
         start = item % strips * width
@@ -104,14 +113,16 @@ def _columns(symbol: str, target: Target, options: Options) -> str:
             source.set(x + shift)
             with k.loop(0, length):
                 for vector, total in enumerate(sums):
-                    value = exp(k, part.load(source.get(), vector) - peaks[vector].get())
+                    value: Val = functions.exp(
+                        k, part.load(source.get(), vector) - peaks[vector].get()
+                    )
                     if not logarithm:
                         part.store(value, destination.get(), vector)
                     total.add(value)
                 source.add(pitch)
                 destination.add(pitch)
             if logarithm:
-                factors = [log(k, total.get()) for total in sums]
+                factors = [functions.log(k, total.get()) for total in sums]
             else:
                 factors = [1.0 / total.get() for total in sums]
             source.set(x + shift)
@@ -157,12 +168,12 @@ def _narrow(symbol: str, target: Target, options: Options) -> str:
             for column in columns[1:]:
                 peak = lanes.larger(column, peak)
             centred = [column - peak for column in columns]
-            powers = [exp(k, value) for value in centred]
+            powers = [math.exp(k, value) for value in centred]
             total = powers[0]
             for power in powers[1:]:
                 total = total + power
             if options["log"]:
-                factor = log(k, total)
+                factor = math.log(k, total)
                 results = [value - factor for value in centred]
             else:
                 factor = 1.0 / total

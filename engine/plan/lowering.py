@@ -324,6 +324,7 @@ _MODULES: Final = (
     "engine.plan.lower.transposed_convolution",
     "engine.plan.lower.trees",
     "engine.plan.lower.views",
+    "engine.plan.lower.windows",
 )
 
 

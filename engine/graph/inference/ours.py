@@ -164,6 +164,14 @@ def _resize(node: Inference) -> None:
     node.output(0, shape, node.dtype(0))
 
 
+@rule("Frames", domain=OURS)
+def _frames(node: Inference) -> None:
+    """Overlapping pieces [rows, frames, length] of rows [rows, samples]."""
+    rows, samples = node.shape(0)
+    length, step = node.attribute("length"), node.attribute("step")
+    node.output(0, (rows, (samples - length) // step + 1, length), node.dtype(0))
+
+
 @rule("CountNonZero", domain=OURS)
 def _count_nonzero(node: Inference) -> None:
     """Where the results of each block of elements begin, with an entry for the end; their number.

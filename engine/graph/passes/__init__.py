@@ -9,6 +9,7 @@ from engine.graph.passes.data_sizes import data_sizes
 from engine.graph.passes.dead_code import dead_code
 from engine.graph.passes.einsum import einsum
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
+from engine.graph.passes.fourier import fourier
 from engine.graph.passes.functions import functions
 from engine.graph.passes.gelu import gelu
 from engine.graph.passes.halves import halves
@@ -37,6 +38,7 @@ CANONICAL: tuple[Pass, ...] = (
     einsum,
     selections,
     constant_folding,
+    fourier,
     identities,
     reshapes,
     transposes,
@@ -69,6 +71,7 @@ __all__ = [
     "dead_code",
     "einsum",
     "fold_batchnorm",
+    "fourier",
     "functions",
     "gelu",
     "halves",

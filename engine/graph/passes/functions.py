@@ -24,6 +24,7 @@ from engine.graph.tensors import TensorReader
 
 EXPANDED: Final = frozenset(
     {
+        "AffineGrid",
         "Attention",
         "BlackmanWindow",
         "CausalConvWithState",

@@ -13,7 +13,7 @@ from typing import Any, Final
 from engine.codegen.expression import Expr, to_json
 from engine.codegen.kernel import KernelSpec
 from engine.codegen.onnx_expression import ELEMENTWISE_OPERATORS, from_node
-from engine.codegen.scalar_operations import FLOAT32_ONLY
+from engine.codegen.scalar_operations import TRANSCENDENTAL
 from engine.graph.dims import Dim, ceildiv, maximum, minimum, select_stride
 from engine.graph.ir import Node
 from engine.kernels import elementwise
@@ -22,7 +22,7 @@ from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.tensor import ONE, ZERO, Tensor, product
 
 _HEAVY_CYCLES: Final = {"div": 8, "sqrt": 8, "reciprocal": 8, "mod": 40, "fmod": 40, "pow": 90}
-"""Rough cycles per vector; other operations of `FLOAT32_ONLY` count 25, the rest 1."""
+"""Rough cycles per vector; other operations of `TRANSCENDENTAL` count 25, the rest 1."""
 
 
 @dataclass(frozen=True)
@@ -152,5 +152,5 @@ def _picoseconds(low: Lowering, expr: Expr, windows: list[Tensor]) -> int:
     cycles = 1
     for node in expr.nodes():
         if node.args:
-            cycles += _HEAVY_CYCLES.get(node.op, 25 if node.op in FLOAT32_ONLY else 1)
+            cycles += _HEAVY_CYCLES.get(node.op, 25 if node.op in TRANSCENDENTAL else 1)
     return max(memory, cycles * 400 // lanes_for(low.target, [expr]))

@@ -1,4 +1,4 @@
-"""Lowering of CumSum, ReverseSequence, Trilu and EyeLike."""
+"""Lowering of CumSum, ReverseSequence, Trilu, Det and EyeLike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import ceildiv
 from engine.graph.ir import Node
-from engine.kernels import lines
+from engine.kernels import determinant, lines
 from engine.plan.lower.known import known_dims
 from engine.plan.lower.operands import checked, constants, integers, shape_of
 from engine.plan.lower.padding import repeated_bytes
@@ -112,6 +112,26 @@ def lower_trilu(node: Node, low: Lowering) -> None:
         diagonal=known[0] if known else ZERO,
         x_row=columns * source.itemsize,
         **diagonal,
+    )
+
+
+@lowers("Det")
+def lower_determinant(node: Node, low: Lowering) -> None:
+    """Determinants of matrices [..., n, n]."""
+    checked(node)
+    source = low.read_dense(node.inputs[0])
+    if str(source.dtype) not in determinant.DTYPES or source.rank < 2:
+        raise NoKernel(f"Det of {source.dtype} of rank {source.rank}")
+    size = source.shape[-1]
+    low.call(
+        KernelSpec.of(determinant.DETERMINANT.name, dtype=str(source.dtype)),
+        items=product(source.shape[:-2]),
+        cost=size * size * size // 6 + size * 10,
+        writes="y work",
+        x=source,
+        y=low.write(node.outputs[0]),
+        work=low.temp(source.dtype, source.shape, "eliminated"),
+        size=size,
     )
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, maximum
 from engine.graph.ir import OURS, Node
+from engine.kernels import windows
 from engine.kernels.pool import AXES
 from engine.plan.lower.reduction import emit_reduce
+from engine.plan.lower.windows import geometry
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
 from engine.plan.tensor import ZERO, Tensor, product
 
@@ -108,8 +110,6 @@ def _operation(node: Node) -> str:
         raise NoKernel("the rank of the input is not known")
     if not 3 <= value.rank <= 5:
         raise NoKernel(f"pooling of rank {value.rank}; kernels exist for 1 to 3 spatial axes")
-    if any(output.name for output in node.outputs[1:]):
-        raise NoKernel("the output Indices has no native kernel")
     dtype = str(value.dtype)
     if node.op == "MaxPool":
         if dtype not in _MAXIMUM_TYPES:
@@ -138,9 +138,10 @@ def lower_pool(node: Node, low: Lowering) -> None:
 @lowers("MaxPool", "AveragePool", "LpPool")
 def lower_pool_channels_first(node: Node, low: Lowering) -> None:
     """Pooling of an image [N, C, spatial...] outside of channels-last networks."""
+    if any(output.name for output in node.outputs[1:]):
+        emit_indices(node, low)
+        return
     op = _operation(node)
-    if node.attribute("storage_order", 0):
-        raise NoKernel("storage_order 1 has no native kernel")
     x, y = low.read(node.inputs[0]), low.write(node.outputs[0])
     last = (0, *range(2, x.rank), 1)
     x_last, y_last = x.permute(last), y.permute(last)
@@ -149,6 +150,33 @@ def lower_pool_channels_first(node: Node, low: Lowering) -> None:
     copy(low, x_last, source)
     _emit_pool(low, node, op, source, target)
     copy(low, target, y_last)
+
+
+def emit_indices(node: Node, low: Lowering) -> None:
+    """Maxima and where they are, on images [N, C, spatial...]."""
+    _operation(node)
+    x = low.read_dense(node.inputs[0])
+    y, indices = (
+        low.write(value) if value.name else low.temp(value.dtype, value.shape or (), "unused")
+        for value in node.outputs
+    )
+    window = window_of(node, x.shape[2:], y.shape[2:])
+    low.call(
+        KernelSpec.of(
+            windows.INDICES.name,
+            dtype=str(x.dtype),
+            columns=bool(node.attribute("storage_order", 0)),
+        ),
+        items=product(y.shape[:-1]),
+        cost=y.shape[-1] * (int(np.prod(window.kernel)) * 2 + 5),
+        writes="y indices",
+        x=x,
+        y=y,
+        indices=indices,
+        **geometry(
+            x.shape[2:], y.shape[2:], window.kernel, window.strides, window.before, window.dilations
+        ),
+    )
 
 
 def _global(node: Node, low: Lowering, axes: tuple[int, ...]) -> None:

@@ -225,8 +225,8 @@ def lower_reduce(node: Node, low: Lowering) -> None:
     dtype = str(node.inputs[0].dtype) if node.inputs[0] is not None else ""
     if dtype not in _NUMBERS and not (op in ("max", "min") and dtype in _SMALL):
         raise NoKernel(f"{node.op} of {dtype}")
-    if op in ("logsum", "logsumexp") and dtype != "float32":
-        raise NoKernel(f"{node.op} of {dtype}; the logarithm is a float32 function")
+    if op in ("logsum", "logsumexp") and dtype not in _REAL:
+        raise NoKernel(f"{node.op} of {dtype}; logarithms are those of floats")
     x = low.read(node.inputs[0])
     if not axes and op in ("sum", "mean", "max", "min", "product"):
         low.alias(node.outputs[0], x)

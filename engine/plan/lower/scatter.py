@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, ceildiv, minimum
 from engine.graph.ir import Node
-from engine.kernels import scatter
+from engine.kernels import cache, scatter
 from engine.kernels.odometer import outer_rank
 from engine.plan.lower.copies import Axis, axis_words, emit_copy
 from engine.plan.lower.gather import selector_words, tuple_length
@@ -95,6 +97,40 @@ def lower_scatter_nd(node: Node, low: Lowering) -> None:
         count=count,
         row=row,
         **selector_words(selectors),
+    )
+
+
+@lowers("TensorScatter")
+def lower_tensor_scatter(node: Node, low: Lowering) -> None:
+    """A cache of sequences, with rows written into each from a position of its own."""
+    checked(node)
+    shape = shape_of(node.inputs[0])
+    given = node.input(2)
+    if given is not None and str(given.dtype) != "int64":
+        raise NoKernel(f"positions of {given.dtype}")
+    axis = axis_of(node, len(shape), -2)
+    if axis == 0:
+        raise NoKernel("the axis of sequences is the batch")
+    update = low.read_dense(node.inputs[1])
+    starts = None if given is None else low.read_dense(given)
+    if starts is None:
+        zero = low.constant(np.zeros((), np.int64), "zero")
+        starts = low.contiguous(broadcast_view(zero, shape[:1]))
+    result = low.write(node.outputs[0])
+    emit_copy(low, low.read(node.inputs[0]), result)
+    row = result.strides[axis] * result.itemsize
+    low.call(
+        KernelSpec.of(cache.CACHE.name, circular=node.attribute("mode", "linear") == "circular"),
+        items=product(shape[:axis]),
+        cost=update.shape[axis] * (row // 16 + 4),
+        writes="y",
+        starts=starts,
+        update=update,
+        y=result,
+        share=product(shape[1:axis]),
+        length=shape[axis],
+        count=update.shape[axis],
+        row_bytes=row,
     )
 
 

@@ -16,8 +16,8 @@ def lower_softmax(node: Node, low: Lowering) -> None:
     value = node.inputs[0]
     if value is None or value.shape is None:
         raise NoKernel("the rank of the input is not known")
-    if str(value.dtype) != "float32":
-        raise NoKernel(f"{node.op} of {value.dtype}; the exponential is a float32 function")
+    if str(value.dtype) not in ("float32", "float64"):
+        raise NoKernel(f"{node.op} of {value.dtype}; exponentials are those of floats")
     flat = node.version < 13
     axis = int(node.attribute("axis", 1 if flat else -1))
     rank = value.rank
@@ -36,9 +36,10 @@ def emit_softmax(low: Lowering, node: Node, outer: Dim, length: Dim, inner: Dim)
     """Emit softmax along the middle of [outer, length, inner]."""
     x, y = low.read_dense(node.inputs[0]), low.write(node.outputs[0])
     log = node.op == "LogSoftmax"
-    lanes = low.target.lanes(4)
+    lanes, dtype = low.target.lanes(x.itemsize), str(x.dtype)
     # An exponential takes some 6 ns per vector, the two other passes together 2.
-    if inner == ONE and length.is_constant and 1 < length.value <= NARROW:
+    is_narrow = length.is_constant and 1 < length.value <= NARROW
+    if inner == ONE and is_narrow and dtype == "float32":
         width = strip_width(low.target)
         spec = KernelSpec.of("softmax", pattern="narrow", log=log, length=length.value)
         effort = width // lanes * length.value * 10 + 20
@@ -46,12 +47,12 @@ def emit_softmax(low: Lowering, node: Node, outer: Dim, length: Dim, inner: Dim)
         low.call(spec, items=items, cost=effort, writes="y", x=x, y=y, rows=outer)
         return
     if inner == ONE:
-        spec = KernelSpec.of("softmax", pattern="rows", log=log)
+        spec = KernelSpec.of("softmax", pattern="rows", log=log, dtype=dtype)
         cost = length * 8 // lanes + 20
         low.call(spec, items=outer, cost=cost, writes="y", x=x, y=y, length=length)
         return
-    spec = KernelSpec.of("softmax", pattern="columns", log=log)
-    width = strip_width(low.target)
+    spec = KernelSpec.of("softmax", pattern="columns", log=log, dtype=dtype)
+    width = strip_width(low.target, x.itemsize)
     low.call(
         spec,
         items=outer * ceildiv(inner, width),

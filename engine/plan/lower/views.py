@@ -168,6 +168,17 @@ def lower_window(node: Node, low: Lowering) -> None:
     give(low, node.outputs[0], window)
 
 
+@lowers(f"{OURS}.Frames")
+def lower_frames(node: Node, low: Lowering) -> None:
+    """Overlapping pieces of rows: a window whose rows begin less than their length apart."""
+    checked(node)
+    tensor = low.read_dense(node.inputs[0])
+    row, sample = tensor.strides
+    strides = (row, sample * node.attribute("step"), sample)
+    shape = shape_of(node.outputs[0])
+    low.alias(node.outputs[0], replace(tensor, shape=shape, strides=strides, halo=()))
+
+
 @lowers("Expand")
 def lower_expand(node: Node, low: Lowering) -> None:
     """Broadcast: axes of length 1 are read with stride 0."""

@@ -15,15 +15,15 @@ from tests.engine.harness import ISAS, run_kernel
 Array = np.ndarray[Any, Any]
 
 
-def evaluate(isa: str, op: str, *inputs: Array) -> Array:
-    """`op` of float32 vectors, by the element-wise kernel."""
-    x = [np.ascontiguousarray(i, np.float32) for i in inputs]
+def evaluate(isa: str, op: str, *inputs: Array, dtype: str = "float32") -> Array:
+    """`op` of vectors, by the element-wise kernel."""
+    x = [np.ascontiguousarray(i, dtype) for i in inputs]
     y = np.zeros_like(x[0])
-    arguments = Expr.of(op, *(Expr.input(i, "float32") for i in range(len(x))))
+    arguments = Expr.of(op, *(Expr.input(i, dtype) for i in range(len(x))))
     spec = KernelSpec.of(
         "elementwise",
         expressions=[arguments.to_json()],
-        dtypes=["float32"] * len(x),
+        dtypes=[dtype] * len(x),
         modes="c" * len(x),
         outer=0,
     )
@@ -91,7 +91,18 @@ def exact_softplus(x: Array) -> Array:
     return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
 
 
+INVERSES = {
+    "asin": (np.arcsin, 4),
+    "acos": (np.arccos, 4),
+    "atan": (np.arctan, 3),
+    "sinh": (np.sinh, 6),
+    "cosh": (np.cosh, 6),
+    "asinh": (np.arcsinh, 4),
+    "acosh": (np.arccosh, 4),
+    "atanh": (np.arctanh, 4),
+}
 FUNCTIONS = {
+    **INVERSES,
     "exp": (np.exp, 2),
     "expm1": (np.expm1, 3),
     "log": (np.log, 2),
@@ -112,6 +123,7 @@ def test_error_over_all_exponents(op: str, isa: str) -> None:
     check(isa, op, exact, limit, x)
     usual = np.random.default_rng(3).uniform(-20, 20, 200_000).astype(np.float32)
     check(isa, op, exact, limit, usual)
+    check(isa, op, exact, limit, usual / 20)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -171,6 +183,7 @@ SPECIAL = np.concatenate([SPECIAL, -SPECIAL])
         ("erf", exact_erf),
         ("sigmoid", exact_sigmoid),
         ("softplus", exact_softplus),
+        *((op, exact) for op, (exact, _) in INVERSES.items()),
     ],
 )
 def test_special_values(op: str, exact: Any, isa: str) -> None:

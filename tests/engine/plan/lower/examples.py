@@ -38,12 +38,13 @@ def _branch(name: str, op: str) -> onnx.GraphProto:
 EXAMPLES: dict[str, Example] = {}
 
 for _op in (
+    "Acos", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh",
     "Abs", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
     "Identity", "IsInf", "IsNaN", "LeakyRelu", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu",
     "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tan", "Tanh", "ThresholdedRelu",
 ):  # fmt: skip
     EXAMPLES[_op] = one(_op, X)
-for _op in ("Log", "Sqrt"):
+for _op in ("Acosh", "Log", "Sqrt"):
     EXAMPLES[_op] = one(_op, {"x": positive("n", "w", 5)})
 for _op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum", "PRelu", "Greater",
             "GreaterOrEqual", "Less", "LessOrEqual", "Equal"):  # fmt: skip
@@ -102,7 +103,14 @@ EXAMPLES |= {
         X,
     ),
     "CumSum": one("CumSum", X, constants={"axis": np.array(1)}),
+    "Col2Im": one(
+        "Col2Im",
+        {"x": normal("n", 8, 12)},
+        constants={"image": ints(4, 5), "block": ints(2, 2)},
+        zero=("n",),
+    ),
     "DepthToSpace": one("DepthToSpace", {"x": normal("n", 8, "w", 3)}, blocksize=2),
+    "Det": one("Det", {"x": normal("n", "w", 3, 3)}),
     "Expand": one("Expand", {"x": normal("n", 1, 5)}, constants={"s": ints(1, 4, 5)}),
     "EyeLike": one("EyeLike", {"x": normal("n", "w")}, rows=False),
     "Flatten": one("Flatten", IMAGE),
@@ -131,6 +139,14 @@ EXAMPLES |= {
     "LpNormalization": one("LpNormalization", X, axis=2, p=2),
     "MatMul": one("MatMul", {"a": normal("n", "w", 12)}, constants={"b": weights(12, 17)}),
     "MeanVarianceNormalization": one("MeanVarianceNormalization", IMAGE, axes=[2, 3], zero=("n",)),
+    "MaxUnpool": one(
+        "MaxUnpool",
+        {"x": normal("n", 2, 3, "w"), "i": integers("n", 2, 3, "w", high=9)},
+        kernel_shape=[2, 2],
+        strides=[2, 2],
+        rows=False,
+        zero=(),
+    ),
     "Mod": one("Mod", WHOLE),
     "Not": one("Not", {"x": booleans("n", "w", 5)}),
     "OneHot": one(
@@ -196,6 +212,11 @@ EXAMPLES |= {
     "Split": one("Split", X, constants={"sizes": ints(2, 3)}, axis=2, outputs=("y", "z")),
     "Squeeze": one("Squeeze", {"x": normal("n", 1, "w")}, constants={"axes": ints(1)}),
     "Swish": one("Swish", X, alpha=1.5, opset=24),
+    "TensorScatter": one(
+        "TensorScatter",
+        {"x": normal("n", 2, 8, "w"), "u": normal("n", 2, 3, "w"), "i": integers("n", high=6)},
+        opset=24,
+    ),
     "Tile": one("Tile", X, constants={"repeats": ints(1, 2, 3)}),
     "TopK": one("TopK", X, constants={"k": ints(3)}, outputs=("y", "z")),
     "Transpose": one("Transpose", X, perm=[0, 2, 1]),

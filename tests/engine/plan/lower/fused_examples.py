@@ -137,4 +137,13 @@ FUSED |= {
         opset=16,
         zero=("n",),
     ),
+    "packhorse.Frames": Example(
+        [
+            helper.make_node("Reshape", ["x", "shape"], ["signal"]),
+            helper.make_node("STFT", ["signal", "step", "", "length"], ["y"]),
+        ],
+        {"x": normal("n", 4, "w")},
+        {"shape": ints(0, -1, 1), "step": np.array(2), "length": np.array(4)},
+        zero=("n",),
+    ),
 }

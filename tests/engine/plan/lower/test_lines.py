@@ -11,6 +11,7 @@ from engine.codegen.abi import Status
 from tests.engine.harness import ISAS
 from tests.engine.lowered import check_node, lower_node
 from tests.engine.plan.lower.test_views import ints, numbered
+from tests.engine.single import Single
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -94,3 +95,16 @@ def test_eye(dtype: Any, diagonal: int) -> None:
     expected = np.eye(4, 33, diagonal, dtype=dtype)
     results, _ = lower_node(ISAS[-1], "EyeLike", [x], [expected], pieces=2, k=diagonal)
     np.testing.assert_array_equal(results[0], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_determinant(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    model = Single("Det", {"x": np.zeros((1, 1, 1), dtype)}, opset=22)
+    assert model.native
+    for count, size in [(0, 3), (3, 1), (2, 5), (4, 20), (1, 70)]:
+        x = (rng.standard_normal((count, size, size)) / np.sqrt(size)).astype(dtype)
+        (found,) = model.run(x=x)
+        np.testing.assert_allclose(found, np.linalg.det(x), rtol=1e-3, atol=1e-6)
+    singular = np.ones((1, 4, 4), dtype)
+    np.testing.assert_array_equal(model.run(x=singular)[0], [0])

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import RunError
 from engine.codegen.abi import Status
 from tests.engine.harness import ISAS
 from tests.engine.lowered import check_node, lower_node
 from tests.engine.plan.lower.test_gather import drawn_indices
 from tests.engine.plan.lower.test_views import ints, numbered
+from tests.engine.single import Single
 
 ISA = ISAS[-1]
 REDUCTIONS = ["none", "add", "mul", "max", "min"]
@@ -106,3 +108,20 @@ def _one_hot(indices: Any, depth: int, values: Any, axis: int) -> Any:
     wrapped = np.where(indices < 0, indices + depth, indices)
     on = np.arange(depth) == wrapped[..., None]
     return np.moveaxis(np.where(on, values[1], values[0]), -1, axis)
+
+
+@pytest.mark.parametrize("mode", ["linear", "circular"])
+@pytest.mark.parametrize("rank", [3, 4])
+def test_cache_of_sequences(mode: str, rank: int) -> None:
+    rng = np.random.default_rng(rank)
+    lead, starts = (3, 2)[: rank - 2], np.array([0, 5, 2])
+    past = rng.standard_normal((*lead, 8, 4)).astype(np.float32)
+    update = rng.standard_normal((*lead, 3, 4)).astype(np.float32)
+    if mode == "circular":
+        starts[1] = 7
+    arrays = {"past": past, "update": update, "starts": starts}
+    model = Single("TensorScatter", arrays, opset=24, mode=mode)
+    model.check(**arrays)
+    if mode == "linear":
+        with pytest.raises(RunError, match="index lies outside"):
+            model.run(**arrays | {"starts": starts + 1})
