@@ -77,6 +77,7 @@ _MODULES: Final = (
     "engine.kernels.cache",
     "engine.kernels.channel",
     "engine.kernels.copy",
+    "engine.kernels.deformed",
     "engine.kernels.depthwise",
     "engine.kernels.determinant",
     "engine.kernels.distinct",

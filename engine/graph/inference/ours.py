@@ -172,6 +172,30 @@ def _frames(node: Inference) -> None:
     node.output(0, (rows, (samples - length) // step + 1, length), node.dtype(0))
 
 
+@rule("DeformedColumns", domain=OURS)
+def _deformed_columns(node: Inference) -> None:
+    """Samples [groups, N, rows, columns, taps * channels of a group]; one group has no axis."""
+    images, height, width, channels = node.shape(0)
+    offset = node.shape(1)
+    kernel, group = node.attribute("kernel_shape"), node.attribute("group")
+    pads, strides = node.attribute("pads"), node.attribute("strides")
+    spatial = []
+    for axis, size in enumerate((height, width)):
+        span = node.attribute("dilations")[axis] * (kernel[axis] - 1) + 1
+        length = (size + (pads[axis] + pads[axis + 2] - span)) // strides[axis] + 1
+        spatial.append(node.require_equal(offset[2 + axis], length, "sizes of offset and result"))
+    taps = kernel[0] * kernel[1]
+    wanted = Dim.of(2 * taps * node.attribute("offset_group"))
+    node.require_equal(offset[1], wanted, "channels of offset")
+    images = node.require_equal(images, offset[0], "images and offsets")
+    if node.has(2):
+        given = node.shape(2)
+        for axis, size in enumerate((images, wanted // 2, *spatial)):
+            node.require_equal(given[axis], size, "mask and offset")
+    shape = (images, *spatial, channels // group * taps)
+    node.output(0, shape if group == 1 else (group, *shape), node.dtype(0))
+
+
 @rule("CountNonZero", domain=OURS)
 def _count_nonzero(node: Inference) -> None:
     """Where the results of each block of elements begin, with an entry for the end; their number.

@@ -7,6 +7,7 @@ from engine.graph.passes.common_subexpressions import common_subexpressions
 from engine.graph.passes.constant_folding import constant_folding
 from engine.graph.passes.data_sizes import data_sizes
 from engine.graph.passes.dead_code import dead_code
+from engine.graph.passes.deformable import deformable
 from engine.graph.passes.einsum import einsum
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
 from engine.graph.passes.fourier import fourier
@@ -35,6 +36,7 @@ CANONICAL: tuple[Pass, ...] = (
     functions,
     scans,
     transposed_convolutions,
+    deformable,
     einsum,
     selections,
     constant_folding,
@@ -69,6 +71,7 @@ __all__ = [
     "constant_folding",
     "data_sizes",
     "dead_code",
+    "deformable",
     "einsum",
     "fold_batchnorm",
     "fourier",

@@ -144,6 +144,16 @@ FUSED |= {
         ],
         {"x": normal("n", 4, "w")},
         {"shape": ints(0, -1, 1), "step": np.array(2), "length": np.array(4)},
+        zero=(),
+    ),
+    "packhorse.DeformedColumns": one(
+        "DeformConv",
+        {"x": normal("n", 3, 6, "w"), "offset": normal("n", 8, 5, "w")},
+        "x",
+        "k",
+        "offset",
+        constants={"k": weights(4, 3, 2, 2)},
+        pads=[0, 0, 0, 1],
         zero=("n",),
     ),
 }
