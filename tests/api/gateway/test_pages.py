@@ -41,6 +41,7 @@ def test_metrics(start):
     assert found["packhorse_request_seconds_count", "reciprocal", None] == 4
     assert found["packhorse_request_seconds_bucket", "reciprocal", "+Inf"] == 4
     assert found["packhorse_engine_runs", "reciprocal", None] >= 4
+    assert found["packhorse_engine_packs_total", "reciprocal", None] == 0
     assert found["nv_inference_count", "reciprocal", None] == 6
     assert found["nv_inference_exec_count", "reciprocal", None] == 4
     assert found["nv_inference_request_success", "reciprocal", None] == 4

@@ -287,6 +287,19 @@ def test_rows_do_not_depend_on_blocks_or_neighbours(isa: str, cell: str) -> None
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", sorted(GATES))
+def test_bands_of_rows_and_chunks_of_weights(isa: str, cell: str) -> None:
+    """More rows than a tile has, and more weights than stay in L1."""
+    layer = Layer(cell, 2, 27, 5, 150, "forward")
+    expected = layer.expected()
+    alone = layer.run(isa, row_block=1)
+    for row_block in (12, 13, 27):
+        found = layer.run(isa, row_block=row_block)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
+        assert [a.tobytes() for a in found] == [a.tobytes() for a in alone]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("cell", sorted(GATES))
 def test_no_steps_keep_the_state(isa: str, cell: str) -> None:
     layer = Layer(cell, 0, 2, 5, 9, "forward")
     results = layer.run(isa)
