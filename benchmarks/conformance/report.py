@@ -50,9 +50,11 @@ def _lines(results: list[Result]) -> Iterator[str]:
         "reference element plus 1e-5. Tests run in worker processes with a time limit, so "
         "that a crash or a hang would be a result. The `light_*` graphs carry constant weights, "
         "under which almost any error cancels; they run with seeded random weights against the "
-        "outputs of onnxruntime, which therefore passes them by definition. onnxruntime gets every "
-        "model, those of opsets newer than it knows too; its Python interface takes no arrays of "
-        "bfloat16 and of floats and integers of 8 bits and less that numpy lacks."
+        "outputs of onnxruntime, which therefore passes them by definition (`pytest "
+        "tests/conformance` runs one of them, with `--slow` of `scripts/test` the whole suite). "
+        "onnxruntime gets every model, those of opsets newer than it knows too; its Python "
+        "interface takes no arrays of bfloat16 and of floats and integers of 8 bits and less that "
+        "numpy lacks."
     )
     yield ""
     yield from _table(

@@ -23,6 +23,12 @@ CONTRIBUTED: Final = "com.microsoft"
 _ADOPTED: Final = frozenset({"SimplifiedLayerNormalization"})
 """Contributed operators that exporters write into the standard domain, which has none of them."""
 
+_STILL_MEANT: Final = {("GroupNormalization", 18): "InstanceNormalization"}
+"""Operators whose schema is marked as withdrawn but says what they do, and others of their form.
+
+GroupNormalization of version 18 has a scale per group, that of version 21 per channel.
+"""
+
 
 def newest_opset(domain: str) -> int:
     """Newest version of a standard operator set, 0 where the domain has no schemas."""
@@ -94,6 +100,15 @@ def check_operators(model: onnx.ModelProto, where: str) -> None:
                 imports.add(domain=CONTRIBUTED, version=1)
 
 
+def withdrawn_form(node: NodeProto, opset: int) -> str | None:
+    """Operator of the same form as a withdrawn one that is still known, None for any other node."""
+    names = {name for name, _ in _STILL_MEANT}
+    if standard_domain(node.domain) or node.op_type not in names:
+        return None
+    schema = defs.get_schema(node.op_type, opset)
+    return _STILL_MEANT.get((node.op_type, schema.since_version))
+
+
 def operator_version(node: NodeProto, opsets: Mapping[str, int], where: str) -> int:
     """Version of its domain since which the operator has had the meaning the node asks for.
 
@@ -132,7 +147,7 @@ def operator_version(node: NodeProto, opsets: Mapping[str, int], where: str) -> 
             f"{where}: operator {node.op_type!r} is unknown in version {opset} of operator set "
             f"{domain or 'ai.onnx'}; {hint}"
         ) from None
-    if schema.deprecated:
+    if schema.deprecated and (node.op_type, schema.since_version) not in _STILL_MEANT:
         raise ModelError(
             f"{where}: operator {node.op_type!r} was removed in version {schema.since_version} "
             f"of operator set {domain or 'ai.onnx'}; export the model with an older opset"

@@ -22,7 +22,7 @@ from engine.graph.contributed import expand
 from engine.graph.conversion import Converter
 from engine.graph.external_data import ExternalData
 from engine.graph.ir import Graph
-from engine.graph.opsets import check_operators, check_versions
+from engine.graph.opsets import check_operators, check_versions, opset_versions, withdrawn_form
 from engine.graph.structure import attribute_graphs, check_structure
 from engine.graph.tensors import TensorReader
 
@@ -132,7 +132,9 @@ def _check_schemas(
             raise ModelError(f"{where}: input {info.name!r} has no type; export the model again")
     for info in (*skeleton.graph.input, *skeleton.graph.output):
         _complete_type(info)
+    opset = opset_versions(skeleton.opset_import).get("", 0)
     for nodes in (skeleton.graph.node, *(f.node for f in skeleton.functions)):
+        _replace_withdrawn(nodes, opset)
         for tensor in _node_tensors(nodes):
             if (
                 tensor.data_location == TensorProto.EXTERNAL
@@ -156,6 +158,19 @@ def _complete_type(info: ValueInfoProto) -> None:
         info.type.tensor_type.elem_type = TensorProto.FLOAT
     if info.type.HasField("tensor_type"):
         info.type.tensor_type.shape.SetInParent()
+
+
+def _replace_withdrawn(nodes: object, opset: int) -> None:
+    """Let operators that the check refuses, but we know, be checked as others of their form."""
+    for node in nodes:  # type: ignore[attr-defined]
+        form = withdrawn_form(node, opset)
+        if form is not None:
+            node.op_type = form
+            kept = [a for a in node.attribute if a.name == "epsilon"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        for graph in attribute_graphs(node):
+            _replace_withdrawn(graph.node, opset)
 
 
 def _node_tensors(nodes: object) -> Iterator[TensorProto]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from engine.graph.ir import AnyArray, Node
 from engine.runtime.conv_transpose import conv_transpose
+from engine.runtime.max_pool import max_pool
 from engine.runtime.recurrent import run_recurrent
 
 Call = Callable[[list[Any]], list[Any]]
@@ -176,6 +177,11 @@ def _attention(node: Node) -> Call | None:
     return spread
 
 
+def _max_pool(node: Node) -> Call:
+    """The reference pads the wrong axes where strides are 1, and takes no integers."""
+    return lambda arrays: max_pool(node, arrays[0])
+
+
 _CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
     "Attention": _attention,
     "BatchNormalization": _batch_normalization,
@@ -185,6 +191,7 @@ _CORRECTIONS: dict[str, Callable[[Node], Call | None]] = {
     "Hardmax": _softmax,
     "LSTM": _recurrent,
     "LogSoftmax": _softmax,
+    "MaxPool": _max_pool,
     "OneHot": _one_hot,
     "Optional": _optional,
     "Pad": _pad,

@@ -28,6 +28,8 @@ def _batch_normalisation(node: Inference) -> None:
 
 @rule("InstanceNormalization", "GroupNormalization")
 def _channel_normalisation(node: Inference) -> None:
+    if node.node.op == "GroupNormalization" and int(node.attribute("num_groups", 0)) < 1:
+        node.error("the attribute num_groups must be a positive number")
     node.same_shape()
 
 

@@ -14,11 +14,12 @@ Leaves come first, from left to right per tree, then the other nodes, level by l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
+from engine.graph.body import Unsupported
 from engine.graph.ir import AnyArray
 
 LEAF: Final = -1
@@ -81,10 +82,32 @@ class Ensemble:
         return len(self.weights)
 
 
+def by_output(nodes: Nodes, outputs: int) -> list[Nodes]:
+    """For each output the trees that have leaves for it, of which it is the only one.
+
+    Raises `Unsupported` where an output has none, and MalformedError.
+    """
+    _check(nodes, outputs)
+    leaf, target, weight = nodes.entries
+    tree = np.zeros(len(nodes.mode), np.int64)
+    for frontier, numbers in _levels(nodes):
+        tree[frontier] = numbers
+    found = []
+    for output in range(outputs):
+        mine = (target == output) & (leaf >= 0)
+        kept = np.unique(tree[leaf[mine]])
+        if not kept.size:
+            raise Unsupported(f"no leaf has a weight for the output {output}")
+        entries = (leaf[mine], np.zeros(np.count_nonzero(mine), np.int64), weight[mine])
+        found.append(replace(nodes, roots=nodes.roots[kept], entries=entries))
+    return found
+
+
 def build(nodes: Nodes, outputs: int, dtype: Any, additive: bool) -> Ensemble:
     """The ensemble of `nodes`, computing with `dtype`. Raises MalformedError.
 
-    `additive` says that leaves are summed, so that one without a weight adds 0.
+    `additive` says that leaves are summed, so that one without a weight adds 0; else every leaf
+    needs one weight, and there is one output: where not, `Unsupported` is raised.
     """
     _check(nodes, outputs)
     levels = _levels(nodes)
@@ -193,7 +216,7 @@ def _weights(
     used = (row >= 0) & (row < count)
     row, target, weight = row[used], target[used], weight[used]
     if not additive and (outputs > 1 or len(np.unique(row)) < max(count, len(row))):
-        raise MalformedError("an extremum of leaves needs one output and one weight per leaf")
+        raise Unsupported("an extremum of leaves needs one output and one weight per leaf")
     tree = np.searchsorted(first, row, side="right") - 1
     targets = np.zeros(len(first) - 1, np.int32)
     targets[tree] = target

@@ -13,7 +13,15 @@ import numpy as np
 
 from engine.graph.body import Body, Unsupported, rank_of
 from engine.graph.ir import OURS, AnyArray, Value
-from engine.graph.learning.ensemble import LEAF, MODES, Ensemble, MalformedError, Nodes, build
+from engine.graph.learning.ensemble import (
+    LEAF,
+    MODES,
+    Ensemble,
+    MalformedError,
+    Nodes,
+    build,
+    by_output,
+)
 from engine.graph.learning.registry import rewrites_as
 from engine.graph.learning.scores import give_labels, transform
 
@@ -78,14 +86,19 @@ def _listed(b: Body, kind: str) -> Nodes:
     )
 
 
-def _ensemble(b: Body, nodes: Nodes, outputs: int, dtype: Any, additive: bool) -> Ensemble:
+def _ensemble(nodes: Nodes, outputs: int, dtype: Any) -> Ensemble:
+    """Trees whose leaves are summed."""
+    _check_lengths(nodes)
+    return build(nodes, outputs, dtype, additive=True)
+
+
+def _check_lengths(nodes: Nodes) -> None:
     count = len(nodes.mode)
     sizes = (nodes.feature, nodes.threshold, nodes.true, nodes.false, nodes.missing)
     if any(len(array) != count for array in sizes):
         raise MalformedError("its lists of nodes differ in length")
     if len({len(array) for array in nodes.entries}) > 1:
         raise MalformedError("its lists of leaves differ in length")
-    return build(nodes, outputs, dtype, additive)
 
 
 def _input(b: Body) -> tuple[Value, Any]:
@@ -124,6 +137,23 @@ def _emit(b: Body, x: Value, made: Ensemble, outputs: int, how: str, base: AnyAr
     return y
 
 
+def _aggregated(b: Body, x: Value, nodes: Nodes, how: str, base: AnyArray) -> Value:
+    """Aggregated leaves plus base values [rows, outputs].
+
+    An extremum is taken over the trees that have leaves for an output, so each output is an
+    ensemble of its own.
+    """
+    outputs, dtype = len(base), np.dtype(x.dtype)
+    if how in ("SUM", "AVERAGE"):
+        return _emit(b, x, _ensemble(nodes, outputs, dtype), outputs, how, base)
+    _check_lengths(nodes)
+    columns = []
+    for output, trees in enumerate(by_output(nodes, outputs)):
+        made = build(trees, 1, dtype, additive=False)
+        columns.append(_emit(b, x, made, 1, how, base[output : output + 1]))
+    return columns[0] if outputs == 1 else b("Concat", *columns, axis=1)
+
+
 def _base(b: Body, outputs: int) -> AnyArray:
     base = _numbers(b, "base_values")
     if base.size == 0:
@@ -138,9 +168,8 @@ def _regressor(b: Body) -> None:
     """Aggregated leaves plus base values, transformed."""
     outputs = int(b.attribute("n_targets", 1))
     how = b.attribute("aggregate_function", "SUM")
-    x, dtype = _input(b)
-    made = _ensemble(b, _listed(b, "target"), outputs, dtype, how in ("SUM", "AVERAGE"))
-    y = _emit(b, x, made, outputs, how, _base(b, outputs))
+    x, _ = _input(b)
+    y = _aggregated(b, x, _listed(b, "target"), how, _base(b, outputs))
     y = transform(b, y, _of_regression(b.attribute("post_transform", "NONE"), outputs))
     b.give(0, b.cast(y, np.float32))
 
@@ -150,9 +179,8 @@ def _trees(b: Body) -> None:
     """As the regressor, of trees whose leaves stand apart from their nodes."""
     outputs = int(b.attribute("n_targets", 1))
     how = _AGGREGATES[int(b.attribute("aggregate_function", 1))]
-    x, dtype = _input(b)
-    made = _ensemble(b, _linked(b), outputs, dtype, how in ("SUM", "AVERAGE"))
-    y = _emit(b, x, made, outputs, how, np.zeros(outputs))
+    x, _ = _input(b)
+    y = _aggregated(b, x, _linked(b), how, np.zeros(outputs))
     name = _TRANSFORMS[int(b.attribute("post_transform", 0))]
     y = transform(b, y, _of_regression(name, outputs))
     b.give(0, b.cast(y, b.input(0).dtype))
@@ -232,7 +260,7 @@ def _classifier(b: Body) -> None:
         return
     if not base.size and not bool((nodes.entries[2] >= 0).all()) and len(classes) < count:
         raise Unsupported("a class without a weight competes with negative scores")
-    made = _ensemble(b, nodes, count, dtype, True)
+    made = _ensemble(nodes, count, dtype)
     scores = b.cast(_emit(b, x, made, count, "SUM", _base(b, count)), np.float32)
     give_labels(b, scores, labels)
     b.give(1, transform(b, scores, transformed))
@@ -266,7 +294,7 @@ def _two_classes(
     if classes == {0} and base.size < 2:
         if transformed == "PROBIT":
             raise Unsupported("PROBIT of one score for two classes is not defined")
-        made = _ensemble(b, nodes, 1, dtype, True)
+        made = _ensemble(nodes, 1, dtype)
         score = b.cast(_emit(b, x, made, 1, "SUM", _base(b, 1)), np.float32)
         logistic = transformed == "LOGISTIC"
         inverse = positive and not logistic
@@ -276,7 +304,7 @@ def _two_classes(
     else:
         if classes == {1} and base.size > 1:
             raise Unsupported("two base values where only the second class has weights")
-        made = _ensemble(b, nodes, 2, dtype, True)
+        made = _ensemble(nodes, 2, dtype)
         first = base[0] if base.size and 0 in classes else 0.0
         crossed = len(classes) == 2 and base.size == 2
         start = np.array([base[1] if crossed else first, 0.0])

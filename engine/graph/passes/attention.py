@@ -291,7 +291,19 @@ def _standard_misfit(node: Node) -> str | None:
             return f"its mask is {mask.dtype}, or of unknown shape"
         if mask.shape[-1] not in (total, _ONE):
             return f"its mask has {mask.shape[-1]} columns, not proven to be {total} keys"
+    if node.attribute("scale") is None and not _head_size(node):
+        return "its scale follows from the size of a head, which is open or 0"
     return None
+
+
+def _head_size(node: Node) -> int:
+    """Elements of a query of one head, 0 where they are not known."""
+    query = node.inputs[0]
+    assert query is not None
+    assert query.shape is not None
+    size = query.shape[-1]
+    heads = int(node.attribute("q_num_heads") or 1) if len(query.shape) == 3 else 1
+    return size.value // heads if size.is_constant else 0
 
 
 def _convert(rewriter: Rewriter, node: Node) -> None:
@@ -346,14 +358,9 @@ def _convert(rewriter: Rewriter, node: Node) -> None:
 
 def _standard_score(node: Node, inputs: list[Value | None]) -> Expr:
     """Scale, soft cap and mask; appends the mask to the inputs."""
-    query = node.inputs[0]
-    assert query is not None
-    assert query.shape is not None
     scale = node.attribute("scale")
     if scale is None:
-        size = query.shape[-1]
-        heads = node.attribute("q_num_heads") if len(query.shape) == 3 else 1
-        scale = 1 / math.sqrt(size.value // heads)
+        scale = 1 / math.sqrt(_head_size(node))
     expr = Expr.of("mul", _SCORE, Expr.constant(float(scale), "float32"))
     cap = float(node.attribute("softcap", 0.0))
     if cap > 0.0:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, helper, numpy_helper
 
 from engine.errors import ModelError
+from engine.graph.inference import infer
 from engine.graph.reader import read
 from engine.graph.verify import verify
 from tests.conftest import models_folder
@@ -366,6 +367,20 @@ def test_damaged_files_never_crash(model: bytes, edits: list[tuple[int, int, boo
             data[index] = byte
     with contextlib.suppress(ModelError):
         verify(read(bytes(data)))
+
+
+@pytest.mark.parametrize("groups", [{"num_groups": 2}, {"num_groups": 0}, {}])
+def test_group_normalisation_of_version_18_is_read(groups: dict[str, int]) -> None:
+    """Its schema is withdrawn, and so not checked; other runtimes run it."""
+    made = node("GroupNormalization", ["x", "s", "s"], ["y"], **groups)
+    x = value("x", ["n", 4, 5])
+    model = build([made], [x, value("s", [2])], [value("y", None)], opset=18)
+    graph = graph_of(model)
+    if groups.get("num_groups"):
+        assert infer(graph) == []
+        return
+    with pytest.raises(ModelError, match="num_groups"):
+        infer(graph)
 
 
 def test_sequence_and_optional_inputs_have_kinds() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from tests.engine.graph.support import (
     assert_equal,
@@ -20,14 +21,46 @@ from tests.engine.graph.support import (
 def compare(
     middle: Any, feed: dict[str, np.ndarray], constants: dict[str, Any], opset: int = 17
 ) -> None:
-    inputs = [value(name, array.shape) for name, array in feed.items()]
-    model = build([middle], inputs, [value("y", None)], constants, opset=opset)
+    types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feed.items()}
+    inputs = [value(name, array.shape, types[name]) for name, array in feed.items()]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in middle.output]
+    model = build([middle], inputs, outputs, constants, opset=opset)
     assert_equal(interpret(graph_of(model), feed), run_oracle(model, feed))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 5, 6)])
 def test_global_max_pool(shape: tuple[int, ...]) -> None:
     compare(node("GlobalMaxPool", ["x"], ["y"]), {"x": normal(*shape)}, {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from([np.float32, np.int8, np.uint8]))
+def test_max_pool_with_places(data: st.DataObject, dtype: Any) -> None:
+    draw, rank = data.draw, data.draw(st.integers(1, 3))
+    kernel = draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank))
+    strides = draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank))
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
+    placement = draw(st.sampled_from(["pads", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    if placement == "pads":
+        attributes["pads"] = [draw(st.integers(0, size - 1)) for size in kernel * 2]
+        attributes["dilations"] = [draw(st.integers(1, 2)) for _ in kernel]
+        attributes["ceil_mode"] = draw(st.integers(0, 1))
+    else:
+        attributes["auto_pad"] = placement
+        attributes["strides"] = [min(pair) for pair in zip(strides, kernel, strict=True)]
+    attributes["storage_order"] = draw(st.integers(0, 1))
+    sizes = draw(st.lists(st.integers(5, 8), min_size=rank, max_size=rank))
+    x = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 20, (2, 3, *sizes))
+    compare(node("MaxPool", ["x"], ["y", "places"], **attributes), {"x": x.astype(dtype)}, {})
+
+
+def test_max_pool_looks_at_what_lies_inside() -> None:
+    """Of a window of 1,000,000,001 elements, which would take minutes tap by tap."""
+    x, half = normal(1, 2, 7), 500_000_000
+    pool = node("MaxPool", ["x"], ["y"], kernel_shape=[2 * half + 1], pads=[half, half])
+    model = build([pool], [value("x", x.shape)], [value("y", None)])
+    (found,) = interpret(graph_of(model), {"x": x})
+    assert_equal(found, np.repeat(x.max(-1, keepdims=True), 7, -1))
 
 
 @pytest.mark.parametrize("axis", [-1, 0, 1, 2, -2])

@@ -215,3 +215,18 @@ def test_dynamic_lstm_is_close() -> None:
     feed = {"x": inputs["x"]}
     for mine, theirs in zip(interpret(read(data), feed), run_oracle(data, feed), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=0.02)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_convolution(last: bool, dtype: Any) -> None:
+    shape = (2, 5, 6, 4) if last else (2, 4, 5, 6)
+    inputs = {
+        **quantised("x", shape, dtype, 0.02),
+        **quantised("w", (6, 2, 3, 3), np.int8, 0.03) | {"w_zero": np.array(0, np.int8)},
+        **parameters("yy", 0.2, 3, dtype),
+        "bias": integers((6,), np.int8).astype(np.int32),
+    }
+    more = {"group": 2, "pads": [1, 0, 1, 1], "channels_last": int(last)}
+    constants = [*settled(inputs), "w", "bias"]
+    check("QLinearConv", inputs, constants=constants, steps=1, kernel_shape=[3, 3], **more)

@@ -70,9 +70,9 @@ def test_regressor(
 
 @pytest.mark.parametrize("how", ["AVERAGE", "MIN", "MAX", "SUM"])
 def test_aggregates_and_base_values(how: str) -> None:
-    for outputs in (1, 2) if how in ("SUM", "AVERAGE") else (1,):
+    for outputs, shared in ((1, False), (2, False), (2, True)):
         base = [0.7, -2.0][:outputs]
-        lists = drawn(1, 6, 9, FEATURES, outputs)
+        lists = drawn(1, 6, 9, FEATURES, outputs, shared=shared)
         data = regressor(lists, FEATURES, outputs, aggregate_function=how, base_values=base)
         check(data, rows(1))
 
@@ -166,8 +166,9 @@ def broken(change: str) -> TreeLists:
     return lists
 
 
+@pytest.mark.parametrize("how", ["SUM", "MAX"])
 @pytest.mark.parametrize("change", ["cycle", "child", "length", "output"])
-def test_what_is_no_tree_is_refused(change: str) -> None:
-    data = regressor(broken(change), FEATURES)
+def test_what_is_no_tree_is_refused(change: str, how: str) -> None:
+    data = regressor(broken(change), FEATURES, aggregate_function=how)
     with pytest.raises(ModelError, match=r"TreeEnsembleRegressor.*malformed"):
         run(read(data), (classical,))

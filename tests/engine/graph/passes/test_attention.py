@@ -162,6 +162,21 @@ def standard(inputs: dict[str, Any], **attributes: Any) -> onnx.ModelProto:
     return build([call], given, [value(name, None) for name in outputs], opset=23)
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+def test_a_scale_by_a_size_that_is_open_is_computed(rank: int) -> None:
+    axes = [f"a{axis}" for axis in range(rank)]
+    heads = {"q_num_heads": 2, "kv_num_heads": 2} if rank == 3 else {}
+    given = [value(name, axes) for name in "qkv"]
+    call = node("Attention", list("qkv"), ["y"], **heads)
+    made = build([call], given, [value("y", None)], opset=23)
+    graph, report = after(made, [standard_attention])
+    assert "packhorse.Attention" not in operators(graph)
+    assert "size of a head, which is open" in str(report)
+    rng = np.random.default_rng(0)
+    shape = (2, 5, 8) if rank == 3 else (2, 2, 5, 8)
+    compare(made, {name: rng.standard_normal(shape, dtype=np.float32) for name in "qkv"})
+
+
 def test_standard_operator() -> None:
     rng = np.random.default_rng(0)
 

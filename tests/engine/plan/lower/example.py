@@ -23,7 +23,7 @@ class Input:
 
     def array(self, sizes: Sizes, seed: int) -> Array:
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape)
-        return np.ascontiguousarray(self.draw(np.random.default_rng(seed), shape, sizes))
+        return np.asarray(self.draw(np.random.default_rng(seed), shape, sizes), order="C")
 
 
 def normal(*shape: int | str, dtype: Any = np.float32, scale: float = 2) -> Input:
@@ -58,7 +58,8 @@ class Example:
     """Nodes over inputs and constants, and the outputs to look at.
 
     `rows` is false for operators whose output has no axis of rows, `zero` lists the open axes that
-    may be empty.
+    may be empty, `least` the smallest size of those that may not be 1. `reference` says why
+    onnxruntime is not asked, but the onnx package.
     """
 
     nodes: list[onnx.NodeProto]
@@ -68,6 +69,8 @@ class Example:
     opset: int = 21
     rows: bool = True
     zero: tuple[str, ...] = ("n", "w")
+    least: Mapping[str, int] = field(default_factory=dict)
+    reference: str = ""
 
     def model(self) -> bytes:
         infos = [
@@ -101,7 +104,7 @@ class Example:
 
 def one(op: str, inputs: dict[str, Input], *order: str, **options: Any) -> Example:
     """One node on inputs and constants; names in `order` where they are not the inputs' own."""
-    own = {"constants", "outputs", "opset", "rows", "zero"}
+    own = {"constants", "outputs", "opset", "rows", "zero", "least", "reference"}
     attributes = {key: value for key, value in options.items() if key not in own}
     settings = {key: value for key, value in options.items() if key in own}
     names = list(order) or [*inputs, *settings.get("constants", {})]

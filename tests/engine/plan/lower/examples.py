@@ -30,6 +30,22 @@ from tests.engine.plan.lower.example import (
 from tests.engine.plan.lower.fused_examples import FUSED
 
 
+def _body() -> onnx.GraphProto:
+    """Of a Loop: the state becomes its hyperbolic tangent plus x."""
+    nodes = [
+        helper.make_node("Identity", ["going"], ["on"]),
+        helper.make_node("Tanh", ["state"], ["bent"]),
+        helper.make_node("Add", ["bent", "x"], ["next"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+        helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+    ]
+    results = [helper.make_empty_tensor_value_info(name) for name in ("on", "next")]
+    return helper.make_graph(nodes, "body", inputs, results)
+
+
 def _branch(name: str, op: str) -> onnx.GraphProto:
     node = helper.make_node(op, ["x"], [name])
     return helper.make_graph([node], name, [], [helper.make_empty_tensor_value_info(name)])
@@ -136,6 +152,7 @@ EXAMPLES |= {
     "LRN": one("LRN", IMAGE, size=3),
     "LayerNormalization": one("LayerNormalization", X, constants={"s": weights(5)}),
     "LogSoftmax": one("LogSoftmax", X, axis=2),
+    "Loop": one("Loop", X, "trips", "", "x", constants={"trips": np.array(3)}, body=_body()),
     "LpNormalization": one("LpNormalization", X, axis=2, p=2),
     "MatMul": one("MatMul", {"a": normal("n", "w", 12)}, constants={"b": weights(12, 17)}),
     "MeanVarianceNormalization": one("MeanVarianceNormalization", IMAGE, axes=[2, 3], zero=("n",)),

@@ -6,116 +6,24 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx.reference import ReferenceEvaluator
 
 from engine.codegen.onnx_expression import from_node
-from engine.graph.dims import Dim, broadcast, symbol
+from engine.graph.dims import Dim
 from engine.graph.ir import OURS, Node, Value
 from engine.plan.lowering import NoKernel, lowering_of
-from engine.plan.tensor import row_major
 from tests.engine.harness import ISAS
 from tests.engine.lowered import Bench
-
-Array = np.ndarray[Any, Any]
-OPSET = 21
-RNG = np.random.default_rng(11)
-
-
-def model_of(op: str, arrays: list[Array], attributes: dict[str, Any], opset: int) -> Any:
-    names = [f"x{i}" for i in range(len(arrays))]
-    node = onnx.helper.make_node(op, names, ["y"], **attributes)
-    inputs = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape
-        )
-        for name, a in zip(names, arrays, strict=True)
-    ]
-    outputs = [onnx.ValueInfoProto(name="y")]
-    graph = onnx.helper.make_graph([node], "g", inputs, outputs)
-    opsets = [onnx.helper.make_opsetid("", opset)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
-
-
-def oracle(op: str, arrays: list[Array], attributes: dict[str, Any], opset: int = OPSET) -> Array:
-    """onnxruntime's result, or the reference evaluator's where onnxruntime has no such kernel."""
-    model = model_of(op, arrays, attributes, opset)
-    feeds = {f"x{i}": a for i, a in enumerate(arrays)}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    with np.errstate(all="ignore"):
-        try:
-            session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            (result,) = session.run(None, feeds)
-        except Exception:
-            (result,) = ReferenceEvaluator(model).run(None, feeds)
-    return np.asarray(result)
-
-
-def ours(
-    isa: str,
-    op: str,
-    arrays: list[Array],
-    attributes: dict[str, Any],
-    dtype: Any,
-    opset: int = OPSET,
-    constants: tuple[int, ...] = (),
-    pieces: int = 1,
-    domain: str = "",
-) -> Array:
-    bench = Bench(isa, static=True)
-    values: list[Value | None] = []
-    for i, array in enumerate(arrays):
-        value = bench.value(array, f"x{i}")
-        if i in constants:
-            value.data = array
-        values.append(value)
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    out = Value("y", np.dtype(dtype), tuple(Dim.of(n) for n in shape))
-    node = Node(op, values, [out], attributes, domain, opset)
-    bench.low.node = node
-    lowering_of(node)(node, bench.low)
-    assert bench.execute(pieces) == 0
-    return bench.array(bench.low.tensors[id(out)])
-
-
-def agree(found: Array, expected: Array) -> None:
-    assert found.dtype == expected.dtype
-    assert found.shape == expected.shape
-    if expected.dtype.kind != "f":
-        np.testing.assert_array_equal(found, expected)
-        return
-    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-    finite = expected[np.isfinite(expected)]
-    scale = np.abs(finite).max() if finite.size else 0.0
-    with np.errstate(all="ignore"):
-        same = (found == expected) | (np.abs(found - expected) <= 1e-5 * scale + 1e-6)
-    assert np.all(same | np.isnan(expected)), (found[~same], expected[~same])
-
-
-def floats(dtype: Any = np.float32, size: int = 301) -> Array:
-    special = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5, 1.5, 2.5, -0.5, 20.0, -20.0]
-    values = np.concatenate([special, RNG.uniform(-6, 6, size - len(special))])
-    return values.astype(dtype)
-
-
-def integers(dtype: Any, size: int = 301) -> Array:
-    info = np.iinfo(dtype)
-    special = np.array([info.min, info.max, 0, 1, 2], dtype)
-    low, high = max(info.min, -100), min(info.max, 100)
-    return np.concatenate([special, RNG.integers(low, high, size - 5).astype(dtype)])
-
-
-def rotated(*case: Any) -> str:
-    """One instruction set per case, all of them over the cases: for large tables of types."""
-    return ISAS[sum(map(ord, repr(case))) % len(ISAS)]
-
+from tests.engine.plan.lower.element_values import (
+    OPSET,
+    RNG,
+    agree,
+    floats,
+    integers,
+    oracle,
+    ours,
+    rotated,
+)
 
 UNARY: list[tuple[str, dict[str, Any]]] = [
     ("Abs", {}),
@@ -374,91 +282,6 @@ def test_silu(isa: str) -> None:
     x = RNG.standard_normal(1000).astype(np.float32) * 4
     expected = (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
     agree(ours(isa, "Silu", [x], {}, np.float32, domain=OURS), expected)
-
-
-@st.composite
-def broadcasting(draw: Any) -> list[tuple[int, ...]]:
-    full = draw(st.lists(st.sampled_from([0, 1, 2, 3, 5, 8, 17, 40]), max_size=5))
-    shapes = []
-    for _ in range(draw(st.integers(2, 3))):
-        kept = full[draw(st.integers(0, len(full))) :]
-        shapes.append(tuple(1 if draw(st.booleans()) else n for n in kept))
-    return shapes
-
-
-@pytest.mark.parametrize("isa", ISAS)
-@settings(max_examples=40, deadline=None)
-@given(shapes=broadcasting(), seed=st.integers(0, 1000))
-def test_any_broadcast(isa: str, shapes: list[tuple[int, ...]], seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    operands = [generator.standard_normal(s).astype(np.float32) for s in shapes]
-    expected = operands[0]
-    for operand in operands[1:]:
-        expected = expected + operand
-    whole = ours(isa, "Sum", operands, {}, np.float32)
-    np.testing.assert_array_equal(whole, expected)
-    assert ours(isa, "Sum", operands, {}, np.float32, pieces=3).tobytes() == whole.tobytes()
-
-
-@pytest.mark.parametrize("isa", ISAS)
-@settings(max_examples=25, deadline=None)
-@given(
-    lengths=st.lists(st.sampled_from([1, 2, 3, 7, 33]), min_size=1, max_size=4),
-    ones=st.lists(st.booleans(), min_size=4, max_size=4),
-)
-def test_axes_that_may_or_may_not_be_broadcast(
-    isa: str, lengths: list[int], ones: list[bool]
-) -> None:
-    """Every axis of both inputs has a symbol of its own: strides are decided at bind."""
-    bench = Bench(isa)
-    shapes = [tuple(lengths), tuple(1 if one else n for one, n in zip(ones, lengths, strict=False))]
-    arrays = [RNG.standard_normal(s).astype(np.float32) for s in shapes]
-    values: list[Value | None] = []
-    for i, array in enumerate(arrays):
-        value = bench.value(array, f"x{i}")
-        dims = []
-        for axis, length in enumerate(array.shape):
-            bench.sizes[f"s{i}_{axis}"] = length
-            dims.append(symbol(f"s{i}_{axis}"))
-        tensor = bench.low.tensors[id(value)]
-        value.shape = tuple(dims)
-        bench.low.tensors[id(value)] = type(tensor)(
-            tensor.dtype, value.shape, row_major(dims), tensor.buffer
-        )
-        values.append(value)
-    first, second = (v.shape for v in values if v is not None)
-    assert first is not None
-    assert second is not None
-    shape = tuple(broadcast(a, b) for a, b in zip(first, second, strict=True))
-    out = Value("y", np.dtype(np.float32), shape)
-    node = Node("Add", values, [out], {}, "", OPSET)
-    bench.low.node = node
-    lowering_of(node)(node, bench.low)
-    assert bench.execute() == 0
-    np.testing.assert_array_equal(bench.array(bench.low.tensors[id(out)]), arrays[0] + arrays[1])
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_transposed_input(isa: str) -> None:
-    bench = Bench(isa)
-    x, z = (RNG.standard_normal(s).astype(np.float32) for s in ((37, 21), (21, 37)))
-    left, right = bench.input(x, "x").permute((1, 0)), bench.input(z, "z")
-    values: list[Value | None] = []
-    for name, tensor in (("a", left), ("b", right)):
-        value = Value(name, tensor.dtype, left.shape)
-        bench.low.tensors[id(value)] = tensor
-        values.append(value)
-    out = Value("y", np.dtype(np.float32), left.shape)
-    bench.sizes.update({"z0": 21, "z1": 37})
-    right_tensor = bench.low.tensors[id(values[1])]
-    bench.low.tensors[id(values[1])] = type(right_tensor)(
-        right_tensor.dtype, left.shape, row_major(left.shape), right_tensor.buffer
-    )
-    node = Node("Mul", values, [out], {}, "", OPSET)
-    bench.low.node = node
-    lowering_of(node)(node, bench.low)
-    assert bench.execute() == 0
-    np.testing.assert_array_equal(bench.array(bench.low.tensors[id(out)]), x.T * z)
 
 
 @pytest.mark.parametrize(
