@@ -44,7 +44,7 @@ def test_the_node_of_changed_weights_is_named(layer: int, monkeypatch: pytest.Mo
     assert found is not None
     assert (found.node, found.op, found.difference.output) == (f"p{layer}", "MatMul", f"p{layer}")
     assert not found.fused
-    assert "dot" in found.kernels
+    assert found.kernels == "dot"
     assert f"node 'p{layer}' (MatMul)" in found.describe()
 
 
