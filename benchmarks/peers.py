@@ -39,7 +39,8 @@ def markdown(printed: str, page: Path, plot: Path | None) -> str:
     """A page with the chart and the tables as they were printed."""
     introduction = (
         "Written by `python -m benchmarks.peers --page`; see",
-        "[benchmarks](benchmarks.md) for how the figures are taken.",
+        "[benchmarks](benchmarks.md) for how the figures are taken, and",
+        "[recurrent layers](performance-recurrent.md) for LSTM and GRU by size.",
     )
     chart = None
     if plot is not None:

@@ -80,6 +80,13 @@ def show_groups(out: Console, cases: Sequence[CaseResult]) -> None:
     out.print(table)
 
 
+def show_missing(out: Console, cases: Sequence[CaseResult]) -> None:
+    """Say what a run that ended early has left out of all layers on 1 and 2 threads."""
+    total = sum(len(model.cases) for model in LAYERS.values()) * 2
+    if len(cases) < total:
+        out.print(f"[yellow]{len(cases)} of {total} cases were measured[/]")
+
+
 def earlier(path: Path | None, now: Provenance) -> PeersReport | None:
     """What an interrupted run has left in a file; None where there is no file.
 
@@ -167,6 +174,7 @@ def main(
         limits = limits.best(before.limits)
     order = list(LAYERS)
     cases.sort(key=lambda case: (order.index(case.model), case.threads, *case.dims.values()))
+    show_missing(out, cases)
     tables.show_limits(out, limits)
     tables.show_cases(out, cases)
     tables.show_failures(out, cases)

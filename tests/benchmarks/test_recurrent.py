@@ -8,7 +8,7 @@ from benchmarks import tables, turns
 from benchmarks.comparison import Plan
 from benchmarks.models import LAYERS, case_name, find
 from benchmarks.models.recurrent import recurrent_weight_bytes
-from benchmarks.recurrent import earlier, markdown, show_groups
+from benchmarks.recurrent import earlier, markdown, show_groups, show_missing
 from benchmarks.recurrent_chart import draw_steps
 from benchmarks.results import CaseResult, PeersReport
 from tests.benchmarks import samples
@@ -85,6 +85,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert "b1 l50" not in missing
     assert {"b1 l10", "b32 l50"} <= missing
     assert len(plan.missing(LAYERS["lstm_128"], 4)) == len(LAYERS["lstm_128"].cases)
+
+
+def test_a_part_says_that_it_is_one() -> None:
+    out = tables.console()
+    show_missing(out, report().cases)
+    assert "16 of 144 cases were measured" in out.export_text()
 
 
 def test_results_of_other_code_are_not_added_to(tmp_path: Path) -> None:

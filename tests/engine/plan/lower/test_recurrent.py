@@ -115,15 +115,20 @@ def test_peepholes_clip_and_coupled_gates() -> None:
 
 @pytest.mark.parametrize("op", GATES)
 def test_batch_first_is_the_same_transposed(op: str) -> None:
-    extra = {"h0": data(2, 4, 20)}
-    first = layer(op, direction="bidirectional", layout=1, extra={"h0": data(4, 2, 20)})
-    usual = layer(op, direction="bidirectional", extra=extra)
+    names = ("h0", "c0") if op == "LSTM" else ("h0",)
+    states = {name: data(2, 4, 20) * (index + 1) for index, name in enumerate(names)}
+    turned = {name: np.ascontiguousarray(state.swapaxes(0, 1)) for name, state in states.items()}
+    lengths = {"lengths": np.array([5, 2, 4, 1], np.int32)}
+    options: dict[str, Any] = {"direction": "bidirectional"}
+    first = layer(op, layout=1, extra=lengths | turned, **options)
+    usual = layer(op, extra=lengths | states, **options)
     assert first.native
     x = data(5, 4, 6)
-    found = first.run(x=np.ascontiguousarray(x.swapaxes(0, 1)), h0=extra["h0"].swapaxes(0, 1))
-    wanted = usual.run(x=x, h0=extra["h0"])
+    found = first.run(x=np.ascontiguousarray(x.swapaxes(0, 1)), **lengths, **turned)
+    wanted = usual.run(x=x, **lengths, **states)
     np.testing.assert_array_equal(found[0], wanted[0].transpose(2, 0, 1, 3))
-    np.testing.assert_array_equal(found[1], wanted[1].swapaxes(0, 1))
+    for state, expected in zip(found[1:], wanted[1:], strict=True):
+        np.testing.assert_array_equal(state, expected.swapaxes(0, 1))
 
 
 @pytest.mark.parametrize("isa", ISAS)
