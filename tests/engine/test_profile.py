@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 import engine
@@ -47,3 +48,22 @@ def test_limits_are_plausible() -> None:
     assert limits.memory_bytes > 1e8
     assert limits.seconds(int(limits.flops), 0) == pytest.approx(1.0)
     assert limits.seconds(0, 1 << 30) > limits.seconds(0, 1 << 20)
+
+
+def test_calls_inside_a_loop_are_counted_and_added_up() -> None:
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N] x, int64 trips) => (float[N] y) {
+  y = Loop(trips, , x) <body = b (int64 i, bool running, float[N] h) => (bool going, float[N] n) {
+    going = Identity(running)
+    n = Tanh(h)
+  }>
+}
+"""
+    session = engine.load(onnx.parser.parse_model(text).SerializeToString(), threads=1)
+    for trips in (3, 0):
+        times = profile(session, {"x": np.ones(8, np.float32), "trips": np.array(trips)}, rounds=2)
+        found = {each.kernel: each.times for each in times if each.op != "Loop"}
+        assert found == {"elementwise": trips}
+        assert all(each.seconds >= 0 for each in times)
+        trace(times)

@@ -293,3 +293,20 @@ def test_a_sealed_program_can_be_stored() -> None:
     assert first.parameters.tolist() == second.parameters.tolist()
     assert first.operations.tolist() == second.operations.tolist()
     assert replace(first, operations=second.operations, parameters=second.parameters) == second
+
+
+def test_groups_end_with_jumps_and_begin_with_their_targets() -> None:
+    small = (Dim.of(1), Dim.of(1))
+    # Call 1 jumps over 2 and 3, call 5 leads back to 4.
+    sealed = program([small] * 8, range(8), targets=[0, 5, 0, 0, 0, 5, 0, 0])
+    bound = bind(sealed)
+    table = bound.operations.reshape(bound.count, Op.WORDS)
+    groups, at = [], 0
+    while at < bound.count:
+        groups.append(int(table[at, Op.GROUP // 8]))
+        at += groups[-1]
+    assert groups == [2, 2, 2, 2]
+    assert table[:, Op.TARGET // 8].tolist() == [0, 5, 0, 0, 0, 5, 0, 0]
+    # Nothing in it is worth sharing, however long it takes.
+    assert bound.inline
+    assert bind(program([small] * 3 + [(Dim.of(9_000), Dim.of(9))], range(4))).inline is False

@@ -221,3 +221,26 @@ def test_a_body_whose_shapes_change_is_prepared_once() -> None:
         # Every number of rows is bound once, whatever loop it comes up in.
         assert not before or now == before
         before = now
+
+
+def test_threads_jump_together() -> None:
+    """Operations worth sharing and small ones, in loops and branches, on more threads than CPUs."""
+    n = 40_000
+    for trips, seed in ((0, 0), (1, 1), (9, 2), (9, 3)):
+        feeds = {
+            "x": floats(n, 4, seed=seed) - np.float32(seed / 50),
+            "w": floats(4, 4, seed=seed) / 4,
+            "trips": np.array(trips),
+            "first": np.array(True),
+        }
+        alone = pair(COLLATZ, 1)[0].run(feeds)
+        for threads in (2, 3, 5):
+            session = pair(COLLATZ, threads)[0]
+            runner = session._state.executor.single
+            assert runner is not None
+            _, sizes = session._state.arguments.accept(feeds)
+            assert not runner.bind(sizes).bound.inline
+            for _ in range(5):
+                found = session.run(feeds)
+                assert all(found[name].tobytes() == alone[name].tobytes() for name in alone)
+    check(STACKED, 3, x=floats(12, 30_000, 3), h=floats(30_000, 3, seed=1))
