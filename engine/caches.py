@@ -18,11 +18,12 @@ from typing import Final, Literal
 from engine.codegen.store import CodeStore, FileStore, default_folder
 from engine.errors import EngineError
 from engine.plan.store import PlanStore
+from engine.refined import RefinedStore
 from engine.tuning import ScheduleStore
 
-StoreName = Literal["code", "plans", "schedules"]
+StoreName = Literal["code", "plans", "schedules", "refined"]
 
-_MEMBER: Final = re.compile(r"(code|plans|schedules)/([0-9a-f]{64}\.(?:code|plan|json))")
+_MEMBER: Final = re.compile(r"(code|plans|schedules|refined)/([0-9a-f]{64}\.(?:code|plan|json))")
 _THREADS: Final = re.compile(r"^threads (\d+)", re.M)
 _TARGET: Final = re.compile(r"^(\S+) \S+-\S+-\S+ ", re.M)
 """The line of a key that tells instruction set, triple, CPU and features."""
@@ -51,7 +52,7 @@ class StoreSummary:
 
 
 class Caches:
-    """The stores of code, of prepared models and of constants of schedules in one folder.
+    """The stores of code, of prepared models and of measured schedules in one folder.
 
     Raises CompileError where the folder belongs to somebody else.
     """
@@ -62,6 +63,7 @@ class Caches:
             "code": CodeStore(self.folder),
             "plans": PlanStore(self.folder),
             "schedules": ScheduleStore(self.folder),
+            "refined": RefinedStore(self.folder),
         }
 
     def entries(self) -> list[CacheEntry]:

@@ -17,6 +17,7 @@ from engine.errors import InputError, RunError
 from engine.graph.dims import DimError
 from engine.graph.ir import Value
 from engine.plan.binding import Bound, Sealed
+from engine.plan.blocks import Chosen, Products
 from engine.plan.weights import WeightMemory
 from engine.runtime.gang import Gang, Job
 from engine.runtime.layout import Gang as GangLayout
@@ -49,12 +50,17 @@ class Ready:
     """A bound program and its idle jobs.
 
     `used` is set by every run and taken back when others are evicted, `gone` once it is evicted.
+    `key` holds the sizes that it is bound to, `runs` counts how often it was asked for.
     """
 
-    __slots__ = ("bound", "gone", "idle", "outputs", "size", "used")
+    __slots__ = ("bound", "gone", "idle", "key", "outputs", "runs", "size", "used")
 
-    def __init__(self, bound: Bound, dtypes: Sequence[np.dtype[Any]], threads: int) -> None:
+    def __init__(
+        self, key: tuple[int, ...], bound: Bound, dtypes: Sequence[np.dtype[Any]], threads: int
+    ) -> None:
+        self.key = key
         self.bound = bound
+        self.runs = 1
         self.used = False
         self.gone = False
         self.idle: list[Job] = []
@@ -89,6 +95,25 @@ class Runner:
         self._bases = 2 + len(program.inputs) + len(program.outputs)
         self._bound: OrderedDict[tuple[int, ...], Ready] = OrderedDict()
         self._lock = threading.Lock()
+        self._products: Products | None = None
+        self._chosen: Chosen = {}
+
+    def refine(self, products: Products, chosen: Chosen) -> None:
+        """Bind with the blocks of `chosen`, which may grow, from now on."""
+        self._products, self._chosen = products, chosen
+
+    def programs(self) -> list[Ready]:
+        """What is bound at present."""
+        with self._lock:
+            return list(self._bound.values())
+
+    def forget(self) -> None:
+        """Bind everything anew at its next run; runs in progress end on what they have."""
+        with self._lock:
+            for ready in self._bound.values():
+                ready.gone = True
+            self._bound.clear()
+            self.bound_bytes = 0
 
     def bind(self, sizes: Mapping[str, int]) -> Ready:
         """The program for these sizes; made by one caller, kept while it is used.
@@ -100,6 +125,7 @@ class Runner:
         if found is None:
             return self._make(key, sizes)
         self.hits += 1
+        found.runs += 1
         found.used = True
         return found
 
@@ -115,7 +141,9 @@ class Runner:
             except DimError as error:
                 raise InputError(f"{self.model}: the inputs' shapes do not fit: {error}") from error
             self._admit(bound)
-            found = Ready(bound, self._dtypes, self.gang.threads)
+            if self._products is not None:
+                self._products.apply(bound, self._chosen)
+            found = Ready(key, bound, self._dtypes, self.gang.threads)
             self.bound_bytes += found.size
             while self.bound_bytes > self.limit and self._bound:
                 old_key, old = self._bound.popitem(last=False)
@@ -175,6 +203,10 @@ class Runner:
         job.bases[1] = self.weights.address
         return job
 
+    def submitted(self, job: Job) -> None:
+        """Keep a job that the gang is given for as long as its threads may look at it."""
+        self._submitted.append(job)
+
     def check(self, status: int) -> None:
         """Raise RunError for a bad status, naming the node."""
         if status:
@@ -204,7 +236,7 @@ class Runner:
             # The name keeps the arena mapped until the job is over.
             arena = self.gang.arena(bound.arena)
             job.bases[0] = arena.address
-            self._submitted.append(job)
+            self.submitted(job)
             status = self.gang.run(job)
         self._finish(ready, job, status)
         return outputs
@@ -222,7 +254,7 @@ class Runner:
 
             arena = self.gang.arena(bound.arena)
             job.bases[0] = arena.address
-            self._submitted.append(job)
+            self.submitted(job)
             keep = (arena, inputs, outputs, ready)
             status = await Completions.here().run(self.gang, job, keep)
         self._finish(ready, job, status)
@@ -321,6 +353,7 @@ class Direct:
             place += 1
         runner = self.runner
         runner.hits += 1
+        ready.runs += 1
         ready.used = True
         status = runner.gang.run_inline(job, ready.bound.arena)
         ready.idle.append(job)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from engine.throughput import Rows
 from engine.tuning import Tuning, read_tuning
 from engine.update import Original, identity
 
+if TYPE_CHECKING:
+    from engine.refiner import Refiner
+
 Report = Callable[[Progress], None]
 
 
@@ -44,6 +47,7 @@ class Pool:
     def __init__(self, target: Target, folder: Path | None) -> None:
         self.compiler = Compiler(target, CodeStore(folder), usable(None))
         self.plans = PlanStore(folder)
+        self._folder = folder
         self.gangs: dict[int, Gang] = {}
 
     @classmethod
@@ -55,6 +59,14 @@ class Pool:
             if key not in cls._pools:
                 cls._pools[key] = cls(target, folder)
             return cls._pools[key]
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """What measures schedules in idle time; made by the first model that asks for it."""
+        from engine.refined import RefinedStore
+        from engine.refiner import Refiner
+
+        return Refiner(RefinedStore(self._folder), self.compiler.target)
 
     @cached_property
     def native(self) -> Native:
@@ -133,6 +145,7 @@ class Session:
             # numpy's products must not compete with the gang.
             limit_blas_threads(1)
         self._runs = 0
+        self._refined = False
 
     def run(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None
@@ -252,6 +265,8 @@ class Session:
             self._original.commit(renewed)
             self._packs.update(prepared.packed)
             self._state = _State(prepared, self._gang)
+            if self._refined:
+                self._refine()
 
     @property
     def packs_total(self) -> dict[str, int]:
@@ -283,7 +298,14 @@ class Session:
             "plan_hits": self._pool.plans.hits,
             "plan_misses": self._pool.plans.misses,
             "plan_evictions": self._pool.plans.evictions,
+            "schedules_measured": self._pool.refiner.measured if self._refined else 0,
         }
+
+    def _refine(self) -> None:
+        """Let schedules be measured in idle time, now and after updates of weights."""
+        self._refined = True
+        for runner in self._state.executor.runners():
+            self._pool.refiner.add(runner)
 
     def close(self) -> None:
         """Release programs and weights once the runs in flight have ended."""
@@ -321,6 +343,7 @@ def load(
     winograd: bool = True,
     tuning: Tuning | None = None,
     throughput: bool = False,
+    refine: bool = False,
 ) -> Session:
     """Load an ONNX model from a file or its bytes.
 
@@ -332,8 +355,9 @@ def load(
     schedules (None: what ``packhorse tune`` measured here, else the defaults). With `throughput`
     every thread runs rows of a batch, or a caller, of its own instead of sharing each operation
     with the others: more answers per second where batches or callers are many, a longer wait for
-    one of a single row; the bytes are the same. Raises ModelError for a model that cannot be run
-    and CompileError where code cannot be generated.
+    one of a single row; the bytes are the same. With `refine` schedules of the shapes that are
+    asked for most are measured while the engine is idle, see `engine.refiner`. Raises ModelError
+    for a model that cannot be run and CompileError where code cannot be generated.
     """
 
     def report(stage: str, done: int = 0, total: int = 1) -> None:
@@ -375,6 +399,8 @@ def load(
     original = Original(kept, compiler.target, count, options, prepared.external, found)
     gang = pool.gang(count)
     session = Session(prepared, pool, gang, original, workers if throughput else 1)
+    if refine:
+        session._refine()
     compiler.release()
     report("ready", 1, 1)
     return session
