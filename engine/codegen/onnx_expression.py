@@ -373,10 +373,43 @@ def _pow(node: Node, operands: list[Expr]) -> Expr:
             return found
     if x.dtype in FLOATS:
         return Expr.of("pow", x, y.cast(x.dtype))
-    if y.dtype == "float64" or x.dtype in ("int32", "int64", "uint32", "uint64"):
-        # As wide as the integers need, and back to them.
-        return Expr.of("pow", x.cast("float64"), y.cast("float64")).cast(x.dtype)
-    return Expr.of("pow", x.cast("float32"), y.cast("float32")).cast(x.dtype)
+    if y.dtype not in FLOATS:
+        return _integer_power(x, y.cast(x.dtype))
+    power = Expr.of("pow", x.cast("float64"), y.cast("float64"))
+    # Conversion to an integer truncates: a power that should be whole must not lie below.
+    whole = Expr.of("round", power)
+    distance = Expr.of("abs", Expr.of("sub", power, whole))
+    limit = Expr.of("mul", Expr.of("abs", power), _same(power, 2.0**-46))
+    near = Expr.of("less_equal", distance, limit)
+    return Expr.of("select", near, whole, power).cast(x.dtype)
+
+
+_EXPONENT_BITS: Final = 6
+"""Bits of an exponent of integers: from 64 on only -1, 0 and 1 have powers that fit."""
+
+
+def _integer_power(x: Expr, y: Expr) -> Expr:
+    """``x**y`` of integers, exact where it fits, by squaring (D. E. Knuth, The Art of Computer
+    Programming, volume 2, section 4.6.3); of a negative exponent truncated."""
+    one, zero = _same(x, 1), _same(x, 0)
+    last = 1 << _EXPONENT_BITS
+    odd = Expr.of("and", y, one)
+    large = Expr.of("greater_equal", y, _same(x, last))
+    exponent = Expr.of("select", large, Expr.of("add", odd, _same(x, last - 2)), y)
+    result, base = one, x
+    for bit in range(_EXPONENT_BITS):
+        mask = _same(x, 1 << bit)
+        taken = Expr.of("equal", Expr.of("and", exponent, mask), mask)
+        result = Expr.of("select", taken, Expr.of("mul", result, base), result)
+        if bit < _EXPONENT_BITS - 1:
+            base = Expr.of("mul", base, base)
+    if x.dtype.startswith("u"):
+        return result
+    # 1 divided by a power of +-1 is that power; by any other, less than 1.
+    unit = Expr.of("equal", Expr.of("mul", x, x), one)
+    signed = Expr.of("select", Expr.of("equal", odd, one), x, one)
+    inverse = Expr.of("select", unit, signed, zero)
+    return Expr.of("select", _negative(y), inverse, result)
 
 
 def _constant_power(x: Expr, exponent: float) -> Expr | None:

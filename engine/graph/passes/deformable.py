@@ -2,8 +2,8 @@
 
 ``DeformConv(x, w, o, b, m) = DeformedColumns(x, o, m) w' + b``: the columns hold, for each position
 of the result, what every tap of the window samples, in the order of the transposed weights w'. With
-groups both get an axis in front. Preconditions: two spatial axes, float32, constant weights, known
-channels; one of the numbers of groups and of offsets' groups divides the other.
+groups both get an axis in front. Preconditions: two spatial axes, float32, weights of known size;
+one of the numbers of groups and of offsets' groups divides the other.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def _rewrite(rewriter: Rewriter, node: Node) -> str | None:
             return "an input is not of float32"
     assert x is not None
     assert weight is not None
-    if weight.data is None or weight.data.ndim != 4 or x.rank != 4:
-        return "its weights are computed, or not of two spatial axes"
+    if x.rank != 4 or weight.rank != 4 or not all(dim.is_constant for dim in weight.shape or ()):
+        return "it is not over two spatial axes, or the size of its weights is not known"
     group, offsets = int(node.attribute("group", 1)), int(node.attribute("offset_group", 1))
-    results, own, *window = weight.data.shape
+    results, own, *window = (dim.value for dim in weight.shape or ())
     if max(group, offsets) % min(group, offsets) or own * group % max(group, offsets):
         return f"{group} groups and {offsets} groups of offsets"
     writer = NodeWriter(rewriter, node)
@@ -64,14 +64,15 @@ def _rewrite(rewriter: Rewriter, node: Node) -> str | None:
         dilations=list(node.attribute("dilations") or [1, 1]),
         pads=list(node.attribute("pads") or [0] * 4),
     )
-    taps = weight.data.reshape(group, results // group, own, *window).transpose(0, 3, 4, 2, 1)
     depth = own * window[0] * window[1]
+    split = writer.emit("Reshape", weight, [group, results // group, own, *window], version=14)
+    turned = writer.emit("Transpose", split, perm=[0, 3, 4, 2, 1])
     if group == 1:
-        turned = np.ascontiguousarray(taps.reshape(depth, results))
-        product = writer.emit("MatMul", columns, writer.constant(turned))
+        flat = writer.emit("Reshape", turned, [depth, results], version=14)
+        product = writer.emit("MatMul", columns, flat)
     else:
-        turned = np.ascontiguousarray(taps.reshape(group, 1, 1, depth, results // group))
-        parts = writer.emit("MatMul", columns, writer.constant(turned))
+        flat = writer.emit("Reshape", turned, [group, 1, 1, depth, results // group], version=14)
+        parts = writer.emit("MatMul", columns, flat)
         together = writer.emit("Transpose", parts, perm=[1, 2, 3, 0, 4])
         product = writer.emit("Reshape", together, [0, 0, 0, results], version=14)
     if bias is not None:

@@ -16,13 +16,14 @@ CASES: list[dict[str, Any]] = [
     {"group": 2, "offset_group": 4, "masked": True},
     {"group": 4, "offset_group": 2, "dilations": [2, 1], "masked": True},
     {"images": 0},
+    {"computed": True, "group": 2},
 ]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_deformable(case: dict[str, Any]) -> None:
-    own = {"images": 2, "bias": True, "masked": False}
-    images, bias, masked = (case.get(key, default) for key, default in own.items())
+    own = {"images": 2, "bias": True, "masked": False, "computed": False}
+    images, bias, masked, computed = (case.get(key, default) for key, default in own.items())
     options = {key: value for key, value in case.items() if key not in own}
     rng = np.random.default_rng(0)
 
@@ -50,7 +51,7 @@ def test_deformable(case: dict[str, Any]) -> None:
     if masked:
         arrays["mask"] = rng.random((images, taps, *result)).astype(np.float32)
         order.append("mask")
-    constants = [name for name in ("w", "b") if name in arrays]
+    constants = [name for name in ("w", "b") if name in arrays and not computed]
     model = Single(
         "DeformConv",
         arrays,
