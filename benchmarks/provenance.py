@@ -26,7 +26,7 @@ def collect() -> Provenance:
     interesting = sorted({need for isa in INSTRUCTION_SETS for need in isa.needs})
     return Provenance(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=_command(),
+        command=command(),
         cpu=cpu_name(),
         features=[name for name in interesting if present.get(name)],
         cpus=len(cpus),
@@ -45,7 +45,8 @@ def collect() -> Provenance:
     )
 
 
-def _command() -> str:
+def command() -> str:
+    """The benchmark that runs, with its options."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == "__main__" else program.stem
     return " ".join([name, *sys.argv[1:]])

@@ -21,7 +21,7 @@ from rich.status import Status
 from benchmarks import engines, options, pages, tables
 from benchmarks.entrant import Entrant
 from benchmarks.models import MODELS, BenchmarkModel, Dims, model_path
-from benchmarks.provenance import collect
+from benchmarks.provenance import collect, command
 from benchmarks.remote import RemoteError
 from benchmarks.results import ShapesReport, VisitResult
 from benchmarks.summary import geometric_mean
@@ -212,7 +212,7 @@ def speedups(results: Sequence[VisitResult]) -> list[tuple[VisitResult, str, flo
 
 def show_goals(out: Console, results: Sequence[VisitResult]) -> None:
     """Print what is to be reached, what was, and where it was missed."""
-    table = tables.grid("Goals", "goal", "reached", "missed by", left=3)
+    table = tables.grid("Goals", "goal", "reached", "missed by")
     ours = [r for r in results if r.engine == engines.OURS and r.failure is None]
     costs = {result.model: first_cost(result) for result in ours}
     missed = [
@@ -262,7 +262,10 @@ def main(
         reports = [ShapesReport.model_validate_json(path.read_bytes()) for path in join]
         if len({report.threads for report in reports}) > 1:
             raise typer.BadParameter("the runs differ in threads", param_hint="--join")
-        tables.show_provenance(out, reports[-1].provenance)
+        last = reports[-1].provenance
+        tables.show_provenance(out, last.model_copy(update={"command": command()}))
+        commits = sorted({report.provenance.commit or "none" for report in reports})
+        out.print(f"{len(reports)} runs, at the commits {', '.join(commits)}")
         results = joined(reports)
     else:
         reports = []

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.status import Status
 
 from benchmarks import options, tables
-from benchmarks.provenance import Provenance, collect
+from benchmarks.provenance import Provenance, collect, command
 from benchmarks.regret.choice import Choice
 from benchmarks.regret.parts import PARTS, Setup
 
@@ -88,7 +88,8 @@ def main(
     choices: list[Choice] = []
     if join:
         reports = [RegretReport.model_validate_json(path.read_bytes()) for path in join]
-        provenance, threads = reports[-1].provenance, reports[-1].threads
+        threads = reports[-1].threads
+        provenance = reports[-1].provenance.model_copy(update={"command": command()})
         choices = [choice for report in reports for choice in report.choices]
     else:
         provenance = collect()

@@ -37,7 +37,7 @@ def test_entries_say_what_they_are(filled: Path) -> None:
     assert any(entry.title.startswith("dot {") for entry in kernels)
     assert {entry.isa for entry in kernels} == {plan.isa}
     assert all(abs(entry.used_s - time.time()) < 3600 for entry in entries)
-    code, plans, _ = Caches(filled).summaries()
+    code, plans, *_ = Caches(filled).summaries()
     assert (code.entries, plans.entries) == (len(kernels), 1)
     assert code.size == sum(entry.size for entry in kernels)
 
