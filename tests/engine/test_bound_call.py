@@ -38,7 +38,7 @@ def test_reads_and_writes_where_the_arrays_lie(session: engine.Session, count: i
 
 def test_models_of_several_segments_are_bound_too() -> None:
     nodes = [
-        helper.make_node("Acosh", ["x"], ["a"]),
+        helper.make_node("RandomNormalLike", ["x"], ["a"], seed=1.0),
         helper.make_node("Add", ["a", "x"], ["y"]),
     ]
     model = serialise(nodes, [tensor("x", ["n"])], ["y"])
@@ -48,7 +48,8 @@ def test_models_of_several_segments_are_bound_too() -> None:
     call = session.bind({"x": x}, {"y": y})
     x[:] = 3.0
     call()
-    np.testing.assert_allclose(y, np.arccosh(3.0) + 3.0, rtol=1e-6)
+    np.testing.assert_array_equal(y, session.run({"x": x})["y"])
+    np.testing.assert_allclose(y - session.run({"x": x - 1})["y"], 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
