@@ -16,11 +16,13 @@ from engine.graph.passes import (
     runtime_sizes,
 )
 from engine.graph.passes.channels_last import channels_last
+from engine.graph.passes.few_channels import few_channels
 from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
 from engine.graph.passes.identities import identities
 from engine.graph.passes.quantization import quantization
 from engine.graph.passes.shared_kernels import shared_kernels
+from engine.graph.passes.siblings import siblings
 from engine.graph.passes.transposes import transposes
 
 BRANCHES = 16
@@ -35,5 +37,6 @@ def optimise(graph: Graph) -> list[PassReport]:
         reports += measured + run(graph, CANONICAL, CANONICAL_ROUNDS)
     reports += run(graph, (recurrences, dead_code, quantization, attention, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
-    reports += run(graph, (fuse_epilogue, fuse_elementwise, shared_kernels, dead_code))
+    reports += run(graph, (fuse_epilogue, fuse_elementwise, few_channels, siblings))
+    reports += run(graph, (shared_kernels, dead_code))
     return reports

@@ -92,6 +92,7 @@ _MODULES: Final = (
     "engine.kernels.pack",
     "engine.kernels.lines",
     "engine.kernels.probe",
+    "engine.kernels.planes",
     "engine.kernels.pool",
     "engine.kernels.recurrent",
     "engine.kernels.recurrent_start",

@@ -313,6 +313,7 @@ _MODULES: Final = (
     "engine.plan.lower.movement",
     "engine.plan.lower.normalization",
     "engine.plan.lower.padding",
+    "engine.plan.lower.planes",
     "engine.plan.lower.pooling",
     "engine.plan.lower.recurrent",
     "engine.plan.lower.reduction",

@@ -57,6 +57,18 @@ FUSED: dict[str, Example] = {
         {"k": weights(5, 4, 3, 3)},
         zero=("n",),
     ),
+    "packhorse.PlaneConv": Example(
+        [
+            helper.make_node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node(
+                "MaxPool", ["r"], ["y"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1
+            ),
+        ],
+        {"x": normal("n", 3, 9, "w")},
+        {"k": weights(6, 3, 3, 3)},
+        zero=("n",),
+    ),
     "packhorse.MaxPool": _pool("MaxPool", kernel_shape=[1, 2]),
     "packhorse.AveragePool": _pool("AveragePool", kernel_shape=[1, 3], pads=[0, 1, 0, 1]),
     "packhorse.LpPool": _pool("LpPool", kernel_shape=[1, 2]),
