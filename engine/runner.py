@@ -25,7 +25,7 @@ from engine.runtime.memory import address
 
 Array = np.ndarray[Any, Any]
 
-_BOUND_BYTES: Final = 16 << 20
+_BOUND_BYTES: Final = 12 << 20
 """Bytes of bound programs, with a job for each, that a segment keeps: hundreds to thousands. One
 more would save the next visit to its shape less than 100 µs."""
 
