@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -21,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from api.gateway.state import Gateway
 from api.statistics import LATENCY_BOUNDS_S, ModelStatistics
+from cluster.channel.status import COUNTERS
 
 LABELS = ("model", "version")
 
@@ -126,8 +126,8 @@ class GatewayCollector(Collector):
         yield from families.values()
 
     def _workers(self) -> Iterator[Metric]:
-        """The workers of a networked channel; nothing where the engine is in this process."""
-        workers: list[Any] = getattr(self._gateway.channel, "workers", list)()
+        """The workers of the channel; nothing where the engine is in this process."""
+        workers = self._gateway.channel.workers()
         if not workers:
             return
         states = GaugeMetricFamily(
@@ -144,9 +144,7 @@ class GatewayCollector(Collector):
             for worker in workers:
                 family.add_metric([worker.worker], getattr(worker, name))
             yield family
-        from cluster.channel.networked import COUNTERS  # needs an extra, which is there by now
-
-        for name, value in self._gateway.channel.counters().items():  # type: ignore[attr-defined]
+        for name, value in self._gateway.channel.counters().items():
             counter = CounterMetricFamily(f"packhorse_channel_{name}", COUNTERS[name])
             counter.add_metric([], value)
             yield counter

@@ -116,7 +116,6 @@ class InferenceServer:
         """What the status of a fleet shows of this gateway."""
         gateway = self.gateway
         models = gateway.statistics.all()
-        workers = getattr(gateway.channel, "workers", list)
         return {
             "url": self.url,
             "ready": gateway.ready,
@@ -125,7 +124,7 @@ class InferenceServer:
             "failed": sum(failed.count for model in models for failed in model.failures.values()),
             "workers": [
                 {"worker": w.worker, "state": w.state, "outstanding": w.outstanding}
-                for w in workers()
+                for w in gateway.channel.workers()
             ],
         }
 

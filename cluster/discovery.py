@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 logger = logging.getLogger("packhorse.cluster")
@@ -69,17 +68,19 @@ class WorkerEndpoint:
         data: Any = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("a worker's endpoint must be a JSON object")
-        fields = {name: data.get(name) for name in cls.__slots__}
-        for name, value in fields.items():
-            if not isinstance(value, str) and not (value is None and name in ("ipc", "tcp")):
+        needed: dict[str, Any] = {
+            name: data.get(name) for name in ("incarnation", "worker", "machine", "key")
+        }
+        optional: dict[str, Any] = {name: data.get(name) for name in ("ipc", "tcp")}
+        for name, value in (needed | optional).items():
+            if not isinstance(value, str) and not (value is None and name in optional):
                 raise ValueError(f"a worker's endpoint: '{name}' must be a string, got {value!r}")
-        if not _INCARNATION.fullmatch(str(fields["incarnation"])):
-            raise ValueError(f"a worker's incarnation cannot be {fields['incarnation']!r}")
-        for name in ("ipc", "tcp"):
-            address = fields[name]
-            if address is not None and not str(address).startswith(f"{name}://"):
+        if not _INCARNATION.fullmatch(needed["incarnation"]):
+            raise ValueError(f"a worker's incarnation cannot be {needed['incarnation']!r}")
+        for name, address in optional.items():
+            if address is not None and not address.startswith(f"{name}://"):
                 raise ValueError(f"a worker's endpoint: '{name}' is {address!r}, no {name}:// one")
-        return cls(**fields)  # type: ignore[arg-type]
+        return cls(**needed, **optional)
 
 
 Endpoints = tuple[WorkerEndpoint, ...]
@@ -194,17 +195,6 @@ class Announcement:
         """Withdraw the announcement."""
         self._path.unlink(missing_ok=True)
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _lockable(descriptor: int) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         get_available_providers,
     )
     from engine.io_binding import OrtValue
+    from engine.runner import progress
     from engine.session import Session, load
     from engine.specification import Progress, TensorSpec
 
@@ -36,6 +37,7 @@ _HOMES: Final = {
     "TensorSpec": "engine.specification",
     "get_available_providers": "engine.inference_session",
     "load": "engine.session",
+    "progress": "engine.runner",
 }
 
 
@@ -71,4 +73,5 @@ __all__ = [
     "cpu",
     "get_available_providers",
     "load",
+    "progress",
 ]

@@ -46,6 +46,20 @@ _submitted: WeakKeyDictionary[Gang, deque[Job]] = WeakKeyDictionary()
 once the run queue has gone round: its memory must last that long, whoever drops it."""
 
 
+def progress() -> int | None:
+    """A number that changes while native runs of this process get on; None where none is under way.
+
+    Runs that are cheap enough to be inline on their caller's thread are not seen.
+    """
+    found = None
+    for gang, jobs in list(_submitted.items()):
+        unfinished = [job for job in list(jobs) if job.ticket >= 0 and not job.finished]
+        if unfinished:
+            claimed = sum(int(job.counters.sum()) for job in unfinished)
+            found = (found or 0) + gang.position + claimed
+    return found
+
+
 class Ready:
     """A bound program and its idle jobs.
 

@@ -149,7 +149,7 @@ def drain(
 ) -> None:
     """Send a worker, or all of a node, no more batches; what it has is answered."""
     require_ray()
-    from cluster.fleet.directory import ask  # needs the extra
+    from cluster.fleet.directory_client import ask  # needs the extra
 
     record = recall(name)
     request = {"do": "drain", "target": target, "wanted": not undo}

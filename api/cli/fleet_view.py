@@ -68,6 +68,8 @@ def _workers(status: FleetStatus, now: float, rates: Rates) -> Table:
         }
         speed = rates.of(str(worker["incarnation"]), now, counters)
         state = "[yellow]draining[/]" if worker.get("draining") else "[green]serving[/]"
+        if worker.get("stands_in"):
+            state = "[yellow]stands in[/]"
         if worker.get("silent_s", 0) > 2:
             state = f"[red]silent {worker['silent_s']:.0f} s[/]"
         local = worker.get("local_pages")

@@ -9,8 +9,10 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -42,20 +44,24 @@ def infer_request(model: str, inputs: Mapping[str, NDArray[np.generic]]) -> tupl
 
 @dataclass(frozen=True)
 class Task:
-    """What to send where: `connections` callers, for `seconds` after `warmup` more."""
+    """What to send where: `connections` callers, for `seconds` after `warmup` more.
+
+    Every caller sends all `bodies` in turns, each beginning with another one. `header_lengths` are
+    those of their JSON parts, None for servers that take other bodies.
+    """
 
     url: str
     path: str
-    body: str  # base64
-    header_length: int | None
+    bodies: list[str]  # base64
+    header_lengths: list[int] | None
     connections: int
     seconds: float
     warmup: float
 
 
 class _Caller(asyncio.Protocol):
-    def __init__(self, request: bytes, times: list[tuple[float, float]]) -> None:
-        self.request = request
+    def __init__(self, requests: Iterator[bytes], times: list[tuple[float, float]]) -> None:
+        self.requests = requests
         self.times = times
         self.failures = 0
         self.going = True
@@ -70,7 +76,7 @@ class _Caller(asyncio.Protocol):
 
     def _send(self) -> None:
         self._began = time.perf_counter()
-        self._transport.write(self.request)
+        self._transport.write(next(self.requests))
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -101,20 +107,24 @@ class _Caller(asyncio.Protocol):
 async def drive(task: Task) -> dict[str, float]:
     """Run the loop; answers per second, and percentiles in seconds."""
     url = urlsplit(task.url)
-    body = base64.b64decode(task.body)
-    extra = ""
-    if task.header_length is not None:
-        extra = f"Inference-Header-Content-Length: {task.header_length}\r\n"
-    request = (
-        f"POST {task.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
-        f"Content-Type: application/octet-stream\r\n{extra}\r\n"
-    ).encode() + body
+    requests = []
+    for index, text in enumerate(task.bodies):
+        body = base64.b64decode(text)
+        extra = ""
+        if task.header_lengths is not None:
+            extra = f"Inference-Header-Content-Length: {task.header_lengths[index]}\r\n"
+        head = (
+            f"POST {task.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: application/octet-stream\r\n{extra}\r\n"
+        )
+        requests.append(head.encode() + body)
     loop = asyncio.get_running_loop()
     times: list[tuple[float, float]] = []
     callers = []
-    for _ in range(task.connections):
+    for number in range(task.connections):
+        own = islice(cycle(requests), number % len(requests), None)
         _, caller = await loop.create_connection(
-            lambda: _Caller(request, times), url.hostname, url.port
+            partial(_Caller, own, times), url.hostname, url.port
         )
         callers.append(caller)
     await asyncio.sleep(task.warmup)

@@ -3,12 +3,15 @@
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.fleet.processes import Processes
 from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.channel.copying import join
 from cluster.channel.networked import NetworkedChannel, NetworkOptions
 from cluster.discovery import FolderDiscovery
 
@@ -19,7 +22,10 @@ KEY = ModelKey("null", 1, 1)
 
 
 def crossing(folder: Path, cache: Path, kind: str, calls: int) -> dict[str, list[float]]:
-    """Seconds of each call, for a 1080p image in fp32 and for next to nothing, in turns."""
+    """Seconds of each call, for a 1080p image in fp32 and for next to nothing, in turns.
+
+    `one` and `all` are the seconds of a mere copy of the image, by one core and by all.
+    """
     with Processes(folder, cache) as processes:
         processes.start("benchmarks.fleet.null_worker", str(folder), kind)
         processes.wait_for_workers(1)
@@ -35,7 +41,8 @@ async def _measure(workers: Path, folder: Path, calls: int) -> dict[str, list[fl
     # Several images in turns, so that none is in a cache because it was just sent.
     images = [rng.random(IMAGE, dtype=np.float32) for _ in range(4)]
     small = np.ones(SMALL, np.float32)
-    seconds: dict[str, list[float]] = {"1080p": [], "small": []}
+    seconds: dict[str, list[float]] = {"1080p": [], "small": [], "one": [], "all": []}
+    target = np.empty_like(images[0])
     for call in range(calls + 4):
         for name, tensor in (("1080p", images[call % 4]), ("small", small)):
             began = time.perf_counter()
@@ -43,8 +50,17 @@ async def _measure(workers: Path, folder: Path, calls: int) -> dict[str, list[fl
             answer = await channel.submit(batch)
             seconds[name].append(time.perf_counter() - began)
             assert answer["first"][0] == tensor[0, 0, 0, 0]
+        # What the memory allows, in the same moment: the same copy within this process.
+        for name, copy in (("one", _copy), ("all", join)):
+            began = time.perf_counter()
+            copy([images[call % 4]], target)
+            seconds[name].append(time.perf_counter() - began)
     await channel.close()
     return {name: times[4:] for name, times in seconds.items()}
+
+
+def _copy(parts: Sequence[NDArray[np.float32]], slot: NDArray[np.float32]) -> None:
+    np.copyto(slot, parts[0])
 
 
 def middle(seconds: list[float]) -> float:

@@ -6,6 +6,7 @@ What is left of a batch's time is the channel.
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ async def serve(folder: Path, kind: str) -> None:
     else:
         options = EndpointOptions("null", private_folder(folder / "sockets"))
     server = EndpointServer(InProcessChannel(load), options)
-    with Announcement(folder / "workers", await server.open()):
+    with closing(Announcement(folder / "workers", await server.open())):
         await asyncio.Event().wait()
 
 

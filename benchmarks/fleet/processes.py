@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,22 +107,31 @@ def wait_for_port(url: str, body: bytes | None = None) -> None:
 def call(
     url: str,
     model: str,
-    inputs: Mapping[str, NDArray[np.generic]],
+    requests: Sequence[Mapping[str, NDArray[np.generic]]],
     *,
     connections: int,
     seconds: float,
     warmup: float = 0.5,
 ) -> Figures:
-    """Load a v2 server with copies of one request from a client process."""
-    path, body, length = infer_request(model, inputs)
-    return drive(Task(url, path, _text(body), length, connections, seconds, warmup))
+    """Load a v2 server with some requests in turns from a client process."""
+    made = [infer_request(model, inputs) for inputs in requests]
+    bodies = [_text(body) for _, body, _ in made]
+    lengths = [length for _, _, length in made]
+    return drive(Task(url, made[0][0], bodies, lengths, connections, seconds, warmup))
 
 
 def call_raw(
-    url: str, path: str, body: bytes, *, connections: int, seconds: float, warmup: float = 0.5
+    url: str,
+    path: str,
+    bodies: Sequence[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    warmup: float = 0.5,
 ) -> Figures:
-    """Load any HTTP server with copies of one body."""
-    return drive(Task(url, path, _text(body), None, connections, seconds, warmup))
+    """Load any HTTP server with some bodies in turns."""
+    texts = [_text(body) for body in bodies]
+    return drive(Task(url, path, texts, None, connections, seconds, warmup))
 
 
 def drive(task: Task) -> Figures:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cluster.fleet.configuration import describe
 from cluster.fleet.gateway import join
 from cluster.fleet.local import FleetRecord
 from cluster.fleet.ray_node import free_port
+from cluster.fleet.status import look
 
 
 @contextmanager
@@ -38,44 +40,70 @@ def fleet(path: Path, folder: Path, cache: Path) -> Iterator[FleetRecord]:
         local.down(record)
 
 
-def scale_up_and_recovery(
-    name: str, folder: Path, cache: Path, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Seconds from asking for a second worker, and from a kill, to the new one's first answer."""
+@dataclass
+class Times:
+    """Seconds of every round.
+
+    From the request for a second worker to its first answer; from the kill of one to the first
+    answer of the process that stands in, and to that of the replica that Serve has started.
+    """
+
+    ups: list[float] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
+    replacements: list[float] = field(default_factory=list)
+
+
+def scale_up_and_recovery(name: str, folder: Path, cache: Path, rounds: int) -> Times:
+    """Grow to two workers, kill one, shrink to one; `rounds` times."""
     path = model_path(MODELS[name], cache / "models")
     inputs = case_inputs(MODELS[name], MODELS[name].cases[0])
     with fleet(path, folder, cache) as record:
         return asyncio.run(_measure(record, path, inputs, rounds))
 
 
-async def _measure(
-    record: FleetRecord, path: Path, inputs: Any, rounds: int
-) -> tuple[list[float], list[float]]:
+async def _measure(record: FleetRecord, path: Path, inputs: Any, rounds: int) -> Times:
     channel = join(record.directory, NetworkOptions(secret=record.secret))
     key = ModelKey(path.stem, 1, 1)
     await channel.load(key, ModelSource(path))
-    ups, recoveries = [], []
+    times = Times()
 
     def grow() -> None:
         record.control.scale(record.name, 2)
 
-    for _ in range(rounds + 1):
+    for turn in range(rounds + 1):
         known = _ready(channel)
-        ups.append(await _until_new(channel, key, inputs, known, grow))
+        grown = await _until_new(channel, key, inputs, known, grow)
         await asyncio.to_thread(local.scale, record, 2, 60)
+        victim = await _with_standby(record)
         known = _ready(channel)
-        state = record.control.state(record.name)
-        assert state is not None
-        victim = next(r.pid for r in state.replicas if r.deployment == "Worker" and r.pid)
+        began = time.perf_counter()
         kill = partial(os.kill, victim, signal.SIGKILL)
-        recoveries.append(await _until_new(channel, key, inputs, known, kill))
+        recovered = await _until_new(channel, key, inputs, known, kill)
+        known |= _ready(channel)
+        await _until_new(channel, key, inputs, known, lambda: None)
+        replaced = time.perf_counter() - began
         await asyncio.to_thread(local.scale, record, 2, 60)
         await asyncio.to_thread(local.scale, record, 1, 60)
         while len(_ready(channel)) != 1:
             await asyncio.sleep(0.02)
+        if turn:
+            # The first round fills caches and starts Ray's first idle processes.
+            times.ups.append(grown)
+            times.recoveries.append(recovered)
+            times.replacements.append(replaced)
     await channel.close()
-    # The first round fills caches and starts Ray's first idle processes.
-    return ups[1:], recoveries[1:]
+    return times
+
+
+async def _with_standby(record: FleetRecord) -> int:
+    """The process id of a worker whose standby is there and has imported what it needs."""
+    while True:
+        status = await look(record)
+        for worker in status.workers:
+            if worker["standby"] is not None and worker["silent_s"] < 2:
+                await asyncio.sleep(2)
+                return int(worker["pid"])
+        await asyncio.sleep(0.1)
 
 
 def _ready(channel: NetworkedChannel) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.fleet.processes import Processes
 from benchmarks.models import MODELS, case_inputs, model_path
+from benchmarks.models.registry import Inputs
 from cluster.channel import Batch, ModelKey, ModelSource
 from cluster.channel.networked import NetworkedChannel, NetworkOptions
 from cluster.discovery import FolderDiscovery
@@ -26,14 +27,14 @@ def scale_up(name: str, folder: Path, cache: Path, rounds: int) -> list[float]:
     return seconds
 
 
-async def _first_answer(processes: Processes, path: Path, inputs: object) -> float:
+async def _first_answer(processes: Processes, path: Path, inputs: Inputs) -> float:
     key = ModelKey(path.stem, 1, 1)
     discovery = FolderDiscovery(processes.workers, interval_s=0.02)
     channel = NetworkedChannel(discovery, NetworkOptions())
     began = time.perf_counter()
     processes.worker("new", "0", "--models", str(path), "--threads", "1")
     await channel.load(key, ModelSource(path, threads=1))
-    await channel.submit(Batch(key, (inputs,), None, time.monotonic() + 60))  # type: ignore[arg-type]
+    await channel.submit(Batch(key, (inputs,), None, time.monotonic() + 60))
     seconds = time.perf_counter() - began
     await channel.close()
     return seconds

@@ -1,15 +1,31 @@
 """Whole servers under the load of one client process."""
 
+import json
 import socket
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.fleet.processes import Figures, Processes, call, call_raw, wait_for_port
+from benchmarks.fleet.serve_application import ServeSettings
 from benchmarks.models import MODELS, case_inputs, model_path
 from benchmarks.models.registry import Inputs
+from benchmarks.ragged import sentences
 
 CALLERS = 64
 SECONDS = {"mlp": 4.0, "encoder": 10.0}
 """Of a comparison with Ray Serve: many times what a batch takes."""
+
+SERVE_SETTINGS = (
+    ServeSettings(),
+    ServeSettings(max_batch=8),
+    ServeSettings(wait_s=0.01),
+    ServeSettings(replicas=1, threads=2),
+)
+"""Of which Ray Serve may use the best; the cores and the longest batch are as ours."""
 
 
 def free_port() -> int:
@@ -43,47 +59,87 @@ def one_request_at_a_time(
         )
         for _ in range(rounds):
             for url, side in zip(urls, sides, strict=True):
-                side.append(call(url, path.stem, inputs, connections=1, seconds=1, warmup=0.3))
+                side.append(call(url, path.stem, [inputs], connections=1, seconds=1, warmup=0.3))
     return sides
 
 
 def one_and_two(folder: Path, cache: Path, rounds: int) -> tuple[list[Figures], list[Figures]]:
     """The encoder at saturation, with one worker of one core and with two, in turns."""
     path, inputs = prepared("encoder", cache)
+    load: dict[str, Any] = {"connections": CALLERS, "seconds": 5.0, "warmup": 2.0}
     sides: tuple[list[Figures], list[Figures]] = ([], [])
     for _ in range(rounds):
         for count, side in zip((1, 2), sides, strict=True):
             place = folder / f"{len(side)}-{count}"
             with Processes(place, cache / "code") as processes:
                 url = _workers(processes, path, count)
-                side.append(call(url, path.stem, inputs, connections=CALLERS, seconds=5, warmup=2))
+                side.append(call(url, path.stem, [inputs], **load))
     return sides
 
 
-def ours_and_serve(
-    folder: Path, cache: Path, model: str, rounds: int
-) -> tuple[list[Figures], list[Figures]]:
-    """Two workers of one core against two replicas on one core each.
+def mixed() -> list[Inputs]:
+    """Sentences of 5 to 120 tokens for the encoder."""
+    rows = [tokens[np.newaxis] for tokens in sentences()]
+    return [{"ids": ids, "mask": np.ones_like(ids), "types": np.zeros_like(ids)} for ids in rows]
 
-    In turns, each alone on the machine: Ray's own processes also take time when nothing is asked.
-    """
-    path, inputs = prepared(model, cache)
-    body = b"".join(array.tobytes() for array in inputs.values())
-    widths = ",".join(
-        f"{name}:{array.dtype.name}:{array.shape[1]}" for name, array in inputs.items()
-    )
-    load = {"connections": CALLERS, "seconds": SECONDS[model], "warmup": 3}
+
+def ours(
+    folder: Path, cache: Path, path: Path, requests: Sequence[Inputs], seconds: float
+) -> Figures:
+    """A gateway and two workers of one core."""
+    with Processes(folder, cache / "code") as processes:
+        url = _workers(processes, path, 2)
+        return call(url, path.stem, requests, connections=CALLERS, seconds=seconds, warmup=3)
+
+
+def theirs(
+    folder: Path,
+    cache: Path,
+    path: Path,
+    requests: Sequence[Inputs],
+    seconds: float,
+    settings: ServeSettings,
+) -> Figures:
+    """Ray Serve's proxy and replicas on the same cores."""
+    bodies = [b"".join(array.tobytes() for array in inputs.values()) for inputs in requests]
+    kinds = ",".join(f"{name}:{array.dtype.name}" for name, array in requests[0].items())
+    with Processes(folder, cache / "code") as processes:
+        port = free_port()
+        processes.start(
+            "benchmarks.fleet.serve_application",
+            *(str(path), kinds, str(port), json.dumps(asdict(settings))),
+        )
+        url = f"http://127.0.0.1:{port}"
+        wait_for_port(url, bodies[0])
+        return call_raw(url, "/", bodies, connections=CALLERS, seconds=seconds, warmup=3)
+
+
+def best_settings(
+    folder: Path, cache: Path, path: Path, requests: Sequence[Inputs], seconds: float
+) -> ServeSettings:
+    """Those of `SERVE_SETTINGS` with which Ray Serve answers most."""
+    answers = {
+        settings: theirs(folder / str(number), cache, path, requests, seconds, settings).answers
+        for number, settings in enumerate(SERVE_SETTINGS)
+    }
+    return max(answers, key=lambda settings: answers[settings])
+
+
+def ours_and_serve(
+    folder: Path,
+    cache: Path,
+    path: Path,
+    requests: Sequence[Inputs],
+    seconds: float,
+    rounds: int,
+    settings: ServeSettings,
+) -> tuple[list[Figures], list[Figures]]:
+    """Both in turns, each alone on the machine: Ray's own processes take time unasked, too."""
     sides: tuple[list[Figures], list[Figures]] = ([], [])
     for turn in range(rounds):
-        with Processes(folder / f"ours-{turn}", cache / "code") as own:
-            ours = _workers(own, path, 2)
-            sides[0].append(call(ours, path.stem, inputs, **load))
-        with Processes(folder / f"serve-{turn}", cache / "code") as theirs:
-            port = free_port()
-            theirs.start("benchmarks.fleet.serve_application", str(path), widths, str(port), "2")
-            url = f"http://127.0.0.1:{port}"
-            wait_for_port(url, body)
-            sides[1].append(call_raw(url, "/", body, **load))
+        place = folder / str(turn)
+        sides[0].append(ours(place / "ours", cache, path, requests, seconds))
+        sides[1].append(theirs(place / "serve", cache, path, requests, seconds, settings))
     return sides
 
 

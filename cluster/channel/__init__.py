@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from cluster.channel.status import WorkerStatus
 from cluster.description import ModelDescription
 from cluster.session import LoadProgress, Tensor, Tensors
 
@@ -76,6 +77,12 @@ class Channel(Protocol):
 
     def stats(self, key: ModelKey) -> Mapping[str, int | float]:
         """Counters of the model's sessions; empty if it is not loaded."""
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """The workers in other processes, and how each is; none where there is no other process."""
+
+    def counters(self) -> Mapping[str, int]:
+        """What has happened so far, by the names of `status.COUNTERS`; empty if nothing can."""
 
     def idle(self, key: ModelKey) -> bool:
         """Whether a worker that holds this model could start a batch now."""

@@ -23,6 +23,7 @@ import numpy as np
 
 import engine
 from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.channel.status import WorkerStatus
 from cluster.containers import with_tensors
 from cluster.description import ModelDescription
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
@@ -136,6 +137,14 @@ class InProcessChannel:
         """Counters of the model's session."""
         resident = self._models.get(key)
         return resident.session.stats() if resident is not None else {}
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """None: the sessions are in this process."""
+        return ()
+
+    def counters(self) -> Mapping[str, int]:
+        """Nothing: what is counted are losses of workers."""
+        return {}
 
     def idle(self, key: ModelKey) -> bool:
         """Whether another batch may start; the same for every model."""

@@ -11,41 +11,29 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any, Protocol
 
 import zmq
 
-from cluster.channel import ModelKey, ModelSource, arena, streams, wire
+from cluster.channel import ModelKey, ModelSource, arena, wire
 from cluster.channel.calls import Calls
+from cluster.channel.failures import unpack_error
 from cluster.channel.flight import Flight
 from cluster.channel.heartbeat import Heartbeat, Pulse
 from cluster.channel.security import Credentials
-from cluster.channel.sockets import Frame, LoopSocket, Monitor, PeerGoneError, make_socket
+from cluster.channel.sockets import Frame
 from cluster.channel.tensors import pack_batch, unpack
+from cluster.channel.way import Way, WayEvents
 from cluster.channel.wire import Kind, Message, VersionError, WireError
 from cluster.description import ModelDescription
-from cluster.discovery import WorkerEndpoint, machine_id
-from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
+from cluster.discovery import WorkerEndpoint
+from cluster.errors import ChannelError
 from cluster.session import LoadProgress, Tensors
-from engine.errors import InputError, RunError
+from engine.errors import InputError
 
 logger = logging.getLogger("packhorse.cluster")
-
-_ERRORS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        InputError,
-        RunError,
-        DeadlineError,
-        ModelUnavailableError,
-        ChannelError,
-        LoadError,
-    )
-}
 
 
 class Cause(Enum):
@@ -113,8 +101,7 @@ class Link:
         self._answers: arena.Mapping | None = None
         self._last_seen = time.monotonic()
         self._loop = asyncio.get_running_loop()
-        self._socket: LoopSocket | streams.Stream | None = None
-        self._monitor: Monitor | None = None
+        self._way: Way | None = None
         self._pulse: Pulse | None = None
         self._timer: asyncio.TimerHandle | None = None
         try:
@@ -235,24 +222,15 @@ class Link:
             self._down(Cause.LEFT, "the gateway has closed the connection")
 
     def _connect(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        endpoint, options = self.endpoint, self._options
-        local = (
-            endpoint.ipc is not None
-            and endpoint.machine == machine_id()
-            and Path(endpoint.ipc.removeprefix("ipc://")).exists()
+        options = self._options
+        self._way = Way(
+            context,
+            self.endpoint,
+            options.credentials,
+            WayEvents(self._receive, self._disconnected, self._rejected),
         )
-        address = endpoint.ipc if local else endpoint.tcp
-        if address is None:
-            raise ChannelError(
-                f"{self} has no tcp address, and its socket cannot be reached from this machine"
-            )
-        if local:
-            path = Path(address.removeprefix("ipc://"))
-            self._socket = streams.connect(path, self._receive, self._disconnected)
-        else:
-            self._connect_tcp(context, address)
         offer = None
-        if local and options.shared_bytes:
+        if self._way.local and options.shared_bytes:
             try:
                 self._requests = arena.Arena(options.shared_bytes)
                 offer = self._requests.offer()
@@ -260,26 +238,8 @@ class Link:
                 logger.warning("no shared memory for %r: %s", self, error)
         self._send(Kind.HELLO, {"gateway": options.gateway, "arena": offer})
         self._timer = self._loop.call_later(
-            options.connect_s, self._down, Cause.ABSENT, f"no answer from {address}"
+            options.connect_s, self._down, Cause.ABSENT, f"no answer from {self._way.address}"
         )
-
-    def _connect_tcp(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
-        socket = make_socket(context, zmq.DEALER)
-        self._monitor = Monitor(socket, self._event)
-        self._socket = LoopSocket(socket, self._receive)
-        self._authenticate(socket)
-        socket.connect(address)
-
-    def _authenticate(self, socket: zmq.Socket[bytes]) -> None:
-        credentials = self._options.credentials
-        if credentials is None:
-            raise ChannelError(
-                f"{self} is reached over tcp, which needs the fleet's shared secret; "
-                "set PACKHORSE_FLEET_SECRET"
-            )
-        if self.endpoint.key and self.endpoint.key != credentials.worker.public.decode():
-            raise ChannelError(f"{self} has another shared secret than this gateway")
-        credentials.connect(socket)
 
     def _send(
         self,
@@ -289,9 +249,8 @@ class Link:
         left_s: float | None = None,
         frames: list[Frame] | None = None,
     ) -> None:
-        if self._open and self._socket is not None:
-            with suppress(PeerGoneError):  # what cannot be sent ends by the heartbeat
-                self._socket.send([wire.pack(kind, body, id, left_s), *(frames or ())])
+        if self._open and self._way is not None:
+            self._way.send([wire.pack(kind, body, id, left_s), *(frames or ())])
 
     def _receive(self, frames: list[bytes]) -> None:
         if not self._open:
@@ -313,8 +272,7 @@ class Link:
                     lambda: unpack(body.get("tensors"), message.frames, self._answers, lend=True),
                 )
             case Kind.ERROR:
-                kind = _ERRORS.get(wire.text(body, "error"), ChannelError)
-                error = kind(wire.text(body, "message"))
+                error = unpack_error(body)
                 if not self._calls.failed(message.id, error):
                     self._answered(message.id, lambda: error)
             case Kind.BEAT:
@@ -406,16 +364,8 @@ class Link:
         released = self._answers.released
         return [released.popleft() for _ in range(len(released))]
 
-    def _event(self, event: int) -> None:
-        if not self._open:
-            return
-        if event == zmq.EVENT_DISCONNECTED:
-            # What was sent before may still have to be read.
-            self._loop.call_later(0.005, self._disconnected)
-        else:
-            self._down(
-                Cause.REFUSED, f"{self} ended the handshake; is its shared secret another one?"
-            )
+    def _rejected(self, reason: str) -> None:
+        self._down(Cause.REFUSED, f"{self} {reason}")
 
     def _disconnected(self) -> None:
         if self.ready and (self._flights or not self.leaving):
@@ -431,10 +381,8 @@ class Link:
             self._timer.cancel()
         if self._pulse is not None:
             self._pulse.stop()
-        if self._monitor is not None:
-            self._monitor.close()
-        if self._socket is not None:
-            self._socket.close(linger_ms=100)
+        if self._way is not None:
+            self._way.close()
         flights = [flight for flight, _ in self._flights.values()]
         self._flights.clear()
         # Never used again: a worker that was only stopped may still read it.

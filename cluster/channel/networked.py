@@ -14,7 +14,7 @@ import os
 import time
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -23,8 +23,9 @@ from cluster.channel.flight import Flight
 from cluster.channel.heartbeat import Heartbeat
 from cluster.channel.link import Cause, Link, LinkOptions
 from cluster.channel.quarantine import LostError, Quarantine
-from cluster.channel.roster import Roster, WorkerStatus
+from cluster.channel.roster import Roster
 from cluster.channel.security import Credentials
+from cluster.channel.status import COUNTERS, WorkerStatus
 from cluster.description import ModelDescription
 from cluster.discovery import Discovery
 from cluster.errors import (
@@ -38,15 +39,6 @@ from cluster.session import LoadProgress, Tensors
 from engine.errors import InputError
 
 logger = logging.getLogger("packhorse.cluster")
-
-COUNTERS = {
-    "workers_died": "Workers whose process ended while they were connected.",
-    "workers_silent": "Workers given up on because no heartbeat came.",
-    "batches_replayed": "Batches sent to another worker because theirs was lost.",
-    "batches_quarantined": "Batches whose requests were run one by one because a worker died.",
-    "requests_refused": "Requests refused because they end workers.",
-}
-"""What a channel counts from its start on, with what that means."""
 
 _LOAD_DEATHS = 2
 """Workers that may die of loading a model before it is not tried any further."""
@@ -172,7 +164,7 @@ class NetworkedChannel:
         """Call `callback` after every answer and whenever workers or credits change."""
         self._listeners.append(callback)
 
-    def workers(self) -> list[WorkerStatus]:
+    def workers(self) -> Sequence[WorkerStatus]:
         """Every listed worker and how it is."""
         return self._roster.statuses()
 

@@ -10,24 +10,11 @@ import zmq
 
 from cluster.channel.arena import sweep
 from cluster.channel.link import Link, LinkOptions, LinkOwner
+from cluster.channel.status import WorkerStatus
 from cluster.discovery import Discovery, Endpoints, WorkerEndpoint
 
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between attempts to reach a worker that is listed but does not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """What a gateway knows of a worker; `state` is ready, leaving, connecting or away."""
-
-    worker: str
-    incarnation: str
-    state: str
-    detail: str
-    models: int
-    outstanding: int
-    credits: int
-    shared_memory: bool
 
 
 @dataclass(slots=True)

@@ -68,12 +68,28 @@ class DirectoryReplica:
         if host in ("0.0.0.0", "::"):
             host = _node_address()
         self._address = f"{host}:{port}"
+        self._watch = asyncio.create_task(self._compare(serve.get_replica_context().app_name))
 
     async def address(self) -> str:
         """Where workers reach it, as `HOST:PORT`."""
         return self._address
 
+    async def _compare(self, application: str, every_s: float = 1.0) -> None:
+        """Tell workers that stand in whether Serve still wants successors."""
+        while True:
+            await asyncio.sleep(every_s)
+            if not self._directory.register.any_stands_in():
+                self._directory.complete = False
+                continue
+            try:
+                self._directory.complete = await asyncio.to_thread(_complete, application)
+            except Exception:
+                # Serve's controller is away: nobody starts successors, so stand-ins stay.
+                logger.exception("Serve does not say what runs")
+                self._directory.complete = False
+
     async def __del__(self) -> None:
+        self._watch.cancel()
         await self._directory.close()
 
 
@@ -166,6 +182,15 @@ class _Metrics:
             text = name.removeprefix("packhorse_").replace("_", " ")
             gauge = self._gauges[name] = Gauge(name, f"Of a Packhorse fleet: {text}.", tuple(tags))
         gauge.set(float(value), tags)
+
+
+def _complete(application: str) -> bool:
+    """Whether Serve has all the workers it wants: none that is starting or ending.
+
+    Its word for the deployment does not tell: HEALTHY may have replicas that wait for a place.
+    """
+    states = serve.status().applications[application].deployments[WORKER].replica_states
+    return {state.value for state, count in states.items() if count} <= {"RUNNING"}
 
 
 def _node_address() -> str:

@@ -100,6 +100,20 @@ class FleetArguments(_Strict):
     drain_s: PositiveFloat = Field(
         default=20, description="How long a worker that ends goes on answering."
     )
+    stall_s: NonNegativeFloat = Field(
+        default=10,
+        description="Seconds without progress of the engine after which a run counts as stuck and "
+        "its worker ends; 0: never.",
+    )
+    run_limit_s: NonNegativeFloat = Field(
+        default=60,
+        description="Seconds after which a run whose deadline has passed, too, ends its worker; "
+        "0: never.",
+    )
+    standby: bool = Field(
+        default=True,
+        description="Whether every worker keeps a process that stands in when it is killed.",
+    )
 
 
 class ActorOptions(_Strict):

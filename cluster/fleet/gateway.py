@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.channel.networked import NetworkedChannel, NetworkOptions
-from cluster.fleet.directory import DirectoryDiscovery
+from cluster.fleet.directory_client import DirectoryDiscovery
 from cluster.fleet.secrets import fleet_secret
 
 

@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import cluster
 from cluster.errors import FleetError
 from cluster.fleet.configuration import FleetArguments
 from cluster.fleet.processes import ProcessId, end_tree
+from cluster.fleet.standby import import_path
 from cluster.topology.slots import divide
 from cluster.topology.tree import read_topology
 
@@ -63,10 +63,7 @@ def ray_environment(token_file: Path | None) -> dict[str, str]:
     if token_file is not None:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
         environment.pop("RAY_AUTH_TOKEN", None)
-    own = str(Path(cluster.__path__[0]).parent)
-    known = environment.get("PYTHONPATH", "").split(os.pathsep)
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *filter(None, known)]))
-    return environment
+    return import_path(environment)
 
 
 def start_node(

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.errors import FleetError
 from cluster.fleet.control import Replica
-from cluster.fleet.directory import ask
+from cluster.fleet.directory_client import ask
 from cluster.fleet.local import FleetRecord
 
 

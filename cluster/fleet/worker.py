@@ -18,18 +18,29 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import FleetError, SlotTakenError
 from cluster.fleet.configuration import FleetArguments
 from cluster.fleet.secrets import fleet_secret
-from cluster.topology.placement import Placement, place
+from cluster.fleet.standby import Standby
+from cluster.topology.leases import Lease
+from cluster.topology.placement import Placement, place, take_over
 
 if TYPE_CHECKING:
-    from cluster.fleet.directory import Announcer
+    from cluster.fleet.directory_client import Announcer
+    from cluster.fleet.handover import Predecessor
     from cluster.session import LoadProgress, Session
+    from cluster.topology.tree import Topology
     from cluster.worker.server import EndpointServer
 
 logger = logging.getLogger("packhorse.fleet")
 
 _REGISTER_S = 30.0
+_RELEASE_S = 2.0
 _REPORT_EVERY_S = 2.0
 """How often threads and pages are looked at; reading `numa_maps` takes milliseconds."""
+
+_STANDBY_AFTER_S = 1.0
+"""From the start of a worker to that of its standby, whose imports take some of the slot's time."""
+
+_STANDBY_EVERY_S = 30.0
+"""At least so long from one start of a standby to the next, should it die."""
 
 
 class FleetWorker:
@@ -42,40 +53,55 @@ class FleetWorker:
         fleet: str,
         node: str,
         resolve: Callable[[], Awaitable[str]],
+        topology: Topology | None = None,
     ) -> None:
-        """A worker on the machine called `node`; `resolve` gives the directory's address."""
+        """A worker on the machine called `node`; `resolve` gives the directory's address.
+
+        A process that was a standby and now stands in gives the machine's `topology`, because it
+        sees only the slot that it was pinned to before it imported anything.
+        """
         self.arguments = arguments
         self.fleet = fleet
         self.node = node
+        self.stands_in = topology is not None
+        self._topology = topology
         self.models: list[str] = []
         self.started_s = 0.0
         self._resolve = resolve
         self._placement: Placement | None = None
         self._server: EndpointServer | None = None
         self._announcer: Announcer | None = None
+        self._standby: Standby | None = None
+        self._standby_after = 0.0
+        self._directory = ""
         self._placed: dict[str, Any] = {}
         self._looked = 0.0
 
-    async def start(self, preferred: int = 0) -> None:
-        """Come up, on slot number `preferred` if it is free.
+    async def start(self, preferred: int = 0, *, only: str | None = None) -> None:
+        """Come up, on slot number `preferred` if it is free, or on the one called `only`.
 
         Returns once the directory lists the worker. Raises `ClusterError` or `EngineError`; the
         slot is free again then.
         """
         began = time.monotonic()
         early = sorted({"numba", "engine.session"} & sys.modules.keys())
-        if early:
+        if early and not self.stands_in:
             raise FleetError(
                 f"{', '.join(early)} was imported before the process was pinned; a worker must be "
                 "placed first"
             )
-        placement = self._placement = await self._place(preferred)
+        predecessor = await self._predecessor()
         try:
-            await self._open(placement)
+            placement = self._placement = await self._place(preferred, only, predecessor)
+            await self._open(placement, predecessor)
         except BaseException:
             await self.close()
             raise
+        finally:
+            if predecessor is not None:
+                predecessor.close()
         self.started_s = time.monotonic() - began
+        self._standby_after = time.monotonic() + _STANDBY_AFTER_S
         logger.info("worker '%s' is ready after %.1f s", self.name, self.started_s)
 
     @property
@@ -84,10 +110,37 @@ class FleetWorker:
         slot = self._placement.slot.name if self._placement is not None else "unplaced"
         return f"{self.node}/{slot}"
 
+    @property
+    def lease(self) -> Lease:
+        """The lease of the slot; raises `FleetError` before the start and after the end."""
+        if self._placement is None:
+            raise FleetError(f"worker '{self.name}' has no slot")
+        return self._placement.lease
+
+    @property
+    def complete(self) -> bool:
+        """Whether Serve has all the workers it wants, as the directory last said."""
+        return self._announcer is not None and self._announcer.complete
+
+    @property
+    def unheard_s(self) -> float:
+        """For how long the directory has not answered."""
+        return self._announcer.unheard_s if self._announcer is not None else 0.0
+
     def check(self) -> None:
-        """Raise `FleetError` unless the worker is where it should be and serves."""
+        """Raise `FleetError` unless the worker serves; see to its standby.
+
+        To be called every second or so.
+        """
         if self._server is None or self._announcer is None:
             raise FleetError(f"worker '{self.name}' does not serve")
+        now = time.monotonic()
+        wanted = self.arguments.standby and not self.stands_in
+        if wanted and now >= self._standby_after and not (self._standby and self._standby.alive):
+            if self._standby is not None:
+                logger.warning("the standby of worker '%s' has died", self.name)
+            self._standby_after = now + _STANDBY_EVERY_S
+            self._standby = Standby(self._order())
 
     def report(self) -> dict[str, Any]:
         """What this worker is and does, as the directory shows it."""
@@ -101,12 +154,17 @@ class FleetWorker:
             "fleet": self.fleet,
             "node": self.node,
             "pid": os.getpid(),
+            "stands_in": self.stands_in,
+            "standby": self._standby.pid if self._standby and self._standby.alive else None,
             "repository_models": self.models,
             "started_s": round(self.started_s, 2),
         }
 
     async def close(self) -> None:
         """Withdraw, answer what gateways have sent, free everything."""
+        if self._standby is not None:
+            standby, self._standby = self._standby, None
+            await asyncio.to_thread(standby.close)
         if self._announcer is not None:
             await self._announcer.close()
             self._announcer = None
@@ -118,28 +176,46 @@ class FleetWorker:
             self._placement.lease.release()
             self._placement = None
 
-    async def _place(self, preferred: int) -> Placement:
+    async def _predecessor(self) -> Predecessor | None:
+        """A worker of this fleet that stands in and waits to be relieved."""
+        if self.stands_in or not self.arguments.standby:
+            return None
+        from cluster.fleet.handover import Predecessor
+
+        return await asyncio.to_thread(Predecessor.find, self.arguments, self.fleet)
+
+    async def _place(
+        self, preferred: int, only: str | None, predecessor: Predecessor | None
+    ) -> Placement:
         """Lease and pin, on this very thread: memory policies are a thread's own."""
         arguments = self.arguments
-        until = time.monotonic() + arguments.patience_s
+        owner = f"fleet '{self.fleet}'"
+        if predecessor is not None:
+            return take_over(
+                arguments.slots, owner, predecessor.slot, predecessor.files, smt=arguments.smt
+            )
+        # A process that was killed is still holding its slot when its pipes end.
+        until = time.monotonic() + max(arguments.patience_s, _RELEASE_S if only else 0.0)
         while True:
             try:
                 return place(
                     arguments.slots,
-                    f"fleet '{self.fleet}'",
+                    owner,
                     smt=arguments.smt,
                     preferred=preferred,
+                    among=None if only is None else [only],
                     folder=Path(arguments.leases) if arguments.leases else None,
+                    topology=self._topology,
                 )
             except SlotTakenError:
                 if time.monotonic() >= until:
                     raise
             await asyncio.sleep(0.05)
 
-    async def _open(self, placement: Placement) -> None:
+    async def _open(self, placement: Placement, predecessor: Predecessor | None) -> None:
         # Imported here, because numba sizes itself when it is imported: after the pinning.
         from cluster.channel.inprocess import EngineLoader, InProcessChannel
-        from cluster.fleet.directory import Announcer
+        from cluster.fleet.directory_client import Announcer
         from cluster.repository import Repository
         from cluster.worker.options import EndpointOptions, private_folder
         from cluster.worker.server import EndpointServer
@@ -168,12 +244,17 @@ class FleetWorker:
             credits=arguments.credits,
             depth=arguments.depth,
             shared_bytes=arguments.shared_bytes,
+            stall_s=arguments.stall_s,
+            limit_s=arguments.run_limit_s,
         )
         server = EndpointServer(InProcessChannel(load_on_slot, depth=arguments.depth), options)
         self.models = await server.preload(Repository(Path(arguments.repository)))
+        if predecessor is not None:
+            await predecessor.leave(arguments.drain_s + 5)
+            placement.lease.shared = False
         endpoint = await server.open()
         self._server = server
-        self._announcer = Announcer(endpoint, secret, self._resolve, self.report, self._drain)
+        self._announcer = Announcer(endpoint, secret, self._find, self.report, self._drain)
         try:
             await asyncio.wait_for(self._announcer.registered.wait(), _REGISTER_S)
         except TimeoutError:
@@ -181,6 +262,26 @@ class FleetWorker:
                 f"worker '{self.name}': the directory does not answer; is the shared secret the "
                 "same on every machine?"
             ) from None
+
+    async def _find(self) -> str:
+        """The directory's address now; the standby learns of it, too."""
+        self._directory = await self._resolve()
+        if self._standby is not None:
+            self._standby.moved(self._directory)
+        return self._directory
+
+    def _order(self) -> dict[str, Any]:
+        """What a standby must know to stand in for this worker."""
+        assert self._placement is not None
+        return {
+            "arguments": self.arguments.model_dump(),
+            "fleet": self.fleet,
+            "node": self.node,
+            "slot": self._placement.slot.name,
+            "cpus": list(self._placement.slot.cpus),
+            "usable": [cpu.id for cpu in self._placement.topology.cpus],
+            "directory": self._directory,
+        }
 
     def _drain(self, wanted: bool) -> None:
         logger.info("worker '%s' %s", self.name, "drains" if wanted else "serves again")

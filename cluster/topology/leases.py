@@ -31,20 +31,35 @@ _OWNER_BYTES: Final = 200
 
 
 class Lease:
-    """Exclusive use of some cores until `release`, the end of a `with` block or of the process."""
+    """Exclusive use of some cores until `release`, the end of a `with` block or of the process.
 
-    def __init__(self, slot: Slot, files: list[int]) -> None:
+    A lease can be handed from one process to another that the first one trusts, by sending it the
+    open `files`: a lock belongs to the open file, and lasts until nobody has it open any more. The
+    lock is never let go on the way.
+    """
+
+    def __init__(self, slot: Slot, files: list[int], *, shared: bool = False) -> None:
+        """`shared` says that another process holds it, too; see `shared`."""
         self.slot = slot
-        self._files = files
+        self.files = files
+        self.shared = shared
+        """Whether another process may go on with the lease when this one releases it."""
+
+    def sign(self, owner: str) -> None:
+        """Write into the files who holds them."""
+        for file in self.files:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{owner}, process {os.getpid()}\n".encode()[:_OWNER_BYTES], 0)
 
     def release(self) -> None:
         """Give the cores back; may be called twice."""
-        for file in self._files:
-            with contextlib.suppress(OSError):
-                # Unlocking also ends the hold of children that inherited the descriptor.
-                fcntl.flock(file, fcntl.LOCK_UN)
+        for file in self.files:
+            if not self.shared:
+                with contextlib.suppress(OSError):
+                    # Unlocking also ends the hold of children that inherited the descriptor.
+                    fcntl.flock(file, fcntl.LOCK_UN)
             os.close(file)
-        self._files = []
+        self.files = []
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +98,12 @@ def take(slot: Slot, owner: str, folder: Path | None = None) -> Lease:
                 raise SlotTakenError(
                     f"slot {slot}: core {core} is leased by {holder or 'another process'}"
                 ) from None
-        for file in files:
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"{owner}, process {os.getpid()}\n".encode()[:_OWNER_BYTES], 0)
+        lease = Lease(slot, files)
+        lease.sign(owner)
     except BaseException:
         Lease(slot, files).release()
         raise
-    return Lease(slot, files)
+    return lease
 
 
 def take_first(

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from cluster.channel.heartbeat import Heartbeat
@@ -43,6 +44,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--shared-bytes", type=int, default=256 << 20, help="shared memory for answers, per gateway"
     )
     add("--heartbeat", type=float, default=0.25, help="seconds between heartbeats")
+    add("--stall", type=float, default=10.0, help="seconds without progress that end the worker")
+    add("--run-limit", type=float, default=60.0, help="seconds of a run past its deadline that do")
     add("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(arguments)
 
@@ -72,6 +75,8 @@ async def serve(options: argparse.Namespace) -> None:
         depth=options.depth,
         heartbeat=Heartbeat(options.heartbeat, 4 * options.heartbeat),
         shared_bytes=options.shared_bytes,
+        stall_s=options.stall,
+        limit_s=options.run_limit,
     )
     channel = InProcessChannel(EngineLoader(options.isa, options.cache), depth=options.depth)
     server = EndpointServer(channel, endpoint_options)
@@ -82,7 +87,7 @@ async def serve(options: argparse.Namespace) -> None:
         await server.preload(Repository(options.models), options.threads)
     endpoint = await server.open()
     try:
-        with Announcement(options.announce, endpoint):
+        with closing(Announcement(options.announce, endpoint)):
             await stop.wait()
         await server.drain()
     finally:

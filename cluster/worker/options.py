@@ -23,7 +23,9 @@ class EndpointOptions:
     default what `tcp` says or, for a wildcard, the address of this machine. `depth` batches run at
     once; `credits` is how many gateways together may have under way, so that the next one is there
     when a batch ends. `shared_bytes` bounds the shared memory for answers, per gateway; 0 means
-    none. Models that a lost gateway held are kept for `keep_s` seconds.
+    none. Models that a lost gateway held are kept for `keep_s` seconds. A run that does not get on
+    for `stall_s`, or that takes `limit_s` and longer than its deadline, ends the worker; see
+    `cluster.worker.watchdog`.
     """
 
     worker: str
@@ -36,6 +38,8 @@ class EndpointOptions:
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     shared_bytes: int = 256 << 20
     keep_s: float = 60.0
+    stall_s: float = 10.0
+    limit_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.credits < 1 or self.depth < 1:

@@ -32,6 +32,7 @@ from cluster.worker.models import HeldModel, SharedModels, source_from
 from cluster.worker.options import EndpointOptions
 from cluster.worker.session import Run, Session
 from cluster.worker.turns import Turns
+from cluster.worker.watchdog import Watchdog
 
 logger = logging.getLogger("packhorse.worker")
 
@@ -42,13 +43,19 @@ _STATS_EVERY = 4  # heartbeats from one report of the counters to the next
 class EndpointServer:
     """Serves the models of one process to gateways. Belongs to one event loop's thread."""
 
-    def __init__(self, channel: Channel, options: EndpointOptions) -> None:
-        """Run batches on `channel`, which holds its sessions in this process."""
+    def __init__(
+        self, channel: Channel, options: EndpointOptions, watchdog: Watchdog | None = None
+    ) -> None:
+        """Run batches on `channel`, which holds its sessions in this process.
+
+        `watchdog` is by default one that ends the process, as `options` have it.
+        """
         self.incarnation = new_incarnation()
         self.models = SharedModels(channel)
         self._options = options
         self._sessions: dict[bytes, Session] = {}
         self._turns: Turns[Run] = Turns()
+        self._watchdog = watchdog or Watchdog(options.stall_s, options.limit_s)
         self._running = 0
         self._alone: Session | None = None
         self._wants_alone: deque[Session] = deque()
@@ -294,12 +301,14 @@ class EndpointServer:
             run.session.fail(run, error)
             return
         self._running += 1
+        self._watchdog.begin(run, f"model '{run.model.key.name}'", run.deadline)
         batch = Batch(run.model.key, (run.inputs,), run.outputs, run.deadline)
         answer = self.models.submit(run.model, batch)
         answer.add_done_callback(partial(self._finish, run, began))
 
     def _finish(self, run: Run, began: float, answer: asyncio.Future[Tensors]) -> None:
         self._running -= 1
+        self._watchdog.end(run)
         took = time.monotonic() - began
         self._batches += 1
         self._busy_s += took
@@ -323,6 +332,7 @@ class EndpointServer:
 
     def _beat(self, now: float) -> None:
         self._beats += 1
+        self._watchdog.look(now)
         share = self._share()
         for session in list(self._sessions.values()):
             if self._pulse.silent(session.last_seen):

@@ -11,25 +11,16 @@ from typing import Any
 
 from cluster.channel import ModelKey, wire
 from cluster.channel.arena import Arena, Mapping
+from cluster.channel.failures import pack_error
 from cluster.channel.sockets import Frame, PeerGoneError
 from cluster.channel.tensors import discard, pack_batch
 from cluster.channel.wire import Kind
-from cluster.errors import ChannelError, ClusterError, DeadlineError, ModelUnavailableError
 from cluster.session import Tensors
 from cluster.worker.listeners import Socket
 from cluster.worker.models import HeldModel
-from engine.errors import EngineError, InputError, RunError
+from engine.errors import RunError
 
 logger = logging.getLogger("packhorse.worker")
-
-TOLD: tuple[type[Exception], ...] = (
-    InputError,
-    RunError,
-    DeadlineError,
-    ModelUnavailableError,
-    ChannelError,
-)
-"""Errors that a gateway raises again under their own name; see `cluster.channel.link`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -120,11 +111,4 @@ class Session:
         self.requests = None
 
     def _tell(self, id: int, error: BaseException) -> None:
-        name = next((kind.__name__ for kind in TOLD if isinstance(error, kind)), None)
-        text = str(error)
-        if name is None:
-            name = ChannelError.__name__
-            if not isinstance(error, ClusterError | EngineError):
-                text = f"{type(error).__name__}: {error}"
-                logger.error("a run failed: %s", text, exc_info=error)
-        self.send(Kind.ERROR, {"error": name, "message": text[:60_000]}, id)
+        self.send(Kind.ERROR, pack_error(error), id)

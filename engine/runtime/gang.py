@@ -203,6 +203,11 @@ class Gang:
             time.sleep(0.0005)
         job.ticket = ticket
 
+    @property
+    def position(self) -> int:
+        """How many jobs its threads have left behind, summed over the threads."""
+        return int(self._passed.sum())
+
     def passed(self, job: Job) -> bool:
         """Whether no thread will look at the job again."""
         return bool(self._passed.min() > job.ticket)

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,9 +68,9 @@ async def test_workers_come_and_go_in_a_folder(tmp_path: Path):
     watch = FolderDiscovery(folder, interval_s=0.01).watch()
     assert await anext(watch) == ()
     a, b = endpoint("host/0"), endpoint("host/1")
-    with Announcement(folder, b):
+    with closing(Announcement(folder, b)):
         assert await asyncio.wait_for(anext(watch), 5) == (b,)
-        with Announcement(folder, a):
+        with closing(Announcement(folder, a)):
             assert await asyncio.wait_for(anext(watch), 5) == (a, b)
         assert await asyncio.wait_for(anext(watch), 5) == (b,)
     assert await asyncio.wait_for(anext(watch), 5) == ()

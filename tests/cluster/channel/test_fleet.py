@@ -187,6 +187,20 @@ async def test_a_request_that_stops_every_worker_is_refused(start):
     f.kill("test/0", signal.SIGCONT)
 
 
+async def test_a_run_that_never_returns_costs_two_workers_and_nobody_elses_answer(start):
+    f = await start(2)
+    channel = await f.channel()
+    load = Load(channel, 3)
+    await asyncio.sleep(0.1)
+    with pytest.raises(PoisonError) as found:
+        await channel.submit(batch(rows(4), rows(888), rows(5), seconds=60))
+    assert found.value.parts == {1}
+    await f.ready(channel, 2)
+    await load.end()
+    assert load.errors == []
+    assert f.starts == 4
+
+
 async def test_a_deadline_while_no_worker_is_there(start):
     f = await start(1)
     channel = await f.channel()

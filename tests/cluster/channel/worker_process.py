@@ -1,7 +1,7 @@
 """A worker process with sessions that obey their input: `python -m ...worker_process FOLDER NAME`.
 
-The model doubles its input. 666 kills the process, 777 stops it, 555 fails the run; a row of 0.X in
-the second column takes that many seconds.
+The model doubles its input. 666 kills the process, 777 stops it, 555 fails the run, 888 never
+returns; a row of 0.X in the second column takes that many seconds.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,11 @@ from cluster.discovery import Announcement
 from cluster.session import LoadProgress, Tensor, Tensors
 from cluster.worker.options import EndpointOptions, private_folder
 from cluster.worker.server import EndpointServer
+from cluster.worker.watchdog import Watchdog
 from engine.errors import RunError
 
 HEARTBEAT = Heartbeat(0.1, 0.6)
+STUCK = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class ObedientSession:
         for signal_number, value in ((signal.SIGKILL, 666), (signal.SIGSTOP, 777)):
             if (x[:, 0] == value).any():
                 os.kill(os.getpid(), signal_number)
+        if (x[:, 0] == 888).any():
+            STUCK.set()
+            threading.Event().wait()
         if (x[:, 0] == 555).any():
             raise RunError("node 'double': does not like 555")
         if x.shape[1] > 1 and len(x):
@@ -78,10 +85,11 @@ async def serve(folder: Path, name: str) -> None:
     options = EndpointOptions(
         name, private_folder(folder / "sockets"), heartbeat=HEARTBEAT, shared_bytes=4 << 20
     )
-    server = EndpointServer(InProcessChannel(load), options)
+    watchdog = Watchdog(0.5, 60, lambda: 0 if STUCK.is_set() else None)
+    server = EndpointServer(InProcessChannel(load), options, watchdog)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    with Announcement(folder / "workers", await server.open()):
+    with closing(Announcement(folder / "workers", await server.open())):
         await stop.wait()
     await server.drain()
     await server.close()

@@ -11,8 +11,10 @@ pytest.importorskip("zmq", reason="needs packhorse[fleet]")
 
 from cluster.discovery import WorkerEndpoint
 from cluster.errors import FleetError
-from cluster.fleet import directory
-from cluster.fleet.directory import Announcer, Directory, DirectoryDiscovery, Register, ask
+from cluster.fleet import protocol
+from cluster.fleet.directory import Directory
+from cluster.fleet.directory_client import Announcer, DirectoryDiscovery, ask
+from cluster.fleet.register import Register, RegisteredGateway
 
 SECRET = "a secret of the tests"
 
@@ -47,7 +49,7 @@ class Worker:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RENEW_S": 0.05, "EXPIRE_S": 1.0, "SETTLE_S": 0.2}.items():
-        monkeypatch.setattr(directory, name, value)
+        monkeypatch.setattr(protocol, name, value)
 
 
 async def until(watch: AsyncIterator[Any], incarnations: set[str]) -> None:
@@ -149,7 +151,7 @@ async def test_strangers_and_nonsense_are_refused() -> None:
 
 def test_a_silent_gateway_is_forgotten() -> None:
     register = Register()
-    register.gateways["g"] = directory._Gateway({}, 0.0)
+    register.gateways["g"] = RegisteredGateway({}, 0.0)
     register.announce(endpoint(1), {}, False, 0.3)
     assert not register.expire(1.1)
     assert register.gateways == {}
