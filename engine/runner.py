@@ -55,7 +55,7 @@ def progress() -> int | None:
     for gang, jobs in list(_submitted.items()):
         unfinished = [job for job in list(jobs) if job.ticket >= 0 and not job.finished]
         if unfinished:
-            claimed = sum(int(job.counters.sum()) for job in unfinished)
+            claimed = sum(job.position for job in unfinished)
             found = (found or 0) + gang.position + claimed
     return found
 

@@ -103,6 +103,13 @@ class Job:
         return int(self.words[JobLayout.FINISHED // 8]) & 0xFFFFFFFF == 1
 
     @property
+    def position(self) -> int:
+        """A number that changes with every claim of work while the job runs."""
+        memory = self._keep[2]
+        first = (int(self.words[JobLayout.COUNTERS // 8]) - self.address) // 8
+        return int(memory[first:].sum())
+
+    @property
     def status(self) -> int:
         """0, or (operation + 1) << 8 | kernel status of the first failure."""
         return int(self.words[JobLayout.STATUS // 8])
