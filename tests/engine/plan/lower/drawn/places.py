@@ -84,7 +84,9 @@ def frames(draw: Draw, key: str) -> Example:
 
 @draws("packhorse.DeformedColumns")
 def deformed(draw: Draw, key: str) -> Example:
-    group, offsets = pick(draw, (1, 1), (2, 1), (1, 2), (2, 4))
+    # Groups of the convolution itself are tested on known sizes: of open ones, their product
+    # has batch axes that do not merge and runs on the fallback path.
+    group, offsets = 1, pick(draw, 1, 2, 4)
     taps = 4 * offsets
     inputs = {
         "x": tensor("float32", "n", 4, 6, "w"),
