@@ -124,6 +124,23 @@ def convolutions(draw: Draw, op: str) -> Example:
     return Example([convolution, *rest], x, constants, zero=("n",), least=OPEN)
 
 
+@draws("packhorse.PlaneConv")
+def convolutions_of_images(draw: Draw, op: str) -> Example:
+    """First layers: few channels; perhaps a pooling that joins."""
+    channels, kernel = pick(draw, 1, 3), number(draw, 2, 3)
+    pads = [number(draw, 0, kernel - 1) for _ in range(4)]
+    nodes = [
+        helper.make_node("Conv", ["x", "k", "b"], ["c"], pads=pads),
+        helper.make_node("Relu", ["c"], ["r"]),
+    ]
+    window = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": number(draw, 0, 1)}
+    nodes.append(helper.make_node("MaxPool", ["r"], ["y"], **window))
+    outputs = pick(draw, 1, 4, 6)
+    constants = {"k": weights(outputs, channels, kernel, kernel), "b": weights(outputs, seed=9)}
+    x = {"x": tensor("float32", "n", channels, pick(draw, 8, 9, 13), "w")}
+    return Example(nodes, x, constants, zero=("n",), least=OPEN)
+
+
 @draws("packhorse.ConvTranspose")
 def transposed(draw: Draw, op: str) -> Example:
     rank = number(draw, 1, 2)
