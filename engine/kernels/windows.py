@@ -59,7 +59,9 @@ def _build_indices(symbol: str, target: Target, options: Options) -> str:
                         with k.when((c >= 0) & (c < d[2])):
                             offset = (a * d[1] + b) * d[2] + c
                             value = k.load(x + (first + offset) * itemsize, kind)
-                            wins = compare(k, ">", value, best.get(), dtype)
+                            # The first element wins over none, the lowest of its type, too.
+                            least = value.equals(best.get()) & (place.get() < 0)
+                            wins = compare(k, ">", value, best.get(), dtype) | least
                             named = (c * d[1] + b) * d[0] + a if options["columns"] else offset
                             best.set(k.select(wins, value, best.get()))
                             place.set(k.select(wins, first + named, place.get()))

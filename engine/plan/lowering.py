@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Final
 
@@ -165,9 +165,13 @@ class Lowering:
         return self.contiguous(self.read(value))
 
     def contiguous(self, tensor: Tensor) -> Tensor:
-        """The tensor itself where it is contiguous, else a copy (one per tensor)."""
+        """The tensor itself where it is contiguous, else a copy (one per tensor).
+
+        Strides are row-major, along axes of length 1, too: callers take a row's size from them.
+        """
         if tensor.is_contiguous:
-            return tensor
+            dense = row_major(tensor.shape)
+            return tensor if tensor.strides == dense else replace(tensor, strides=dense)
         if id(tensor) not in self.dense:
             target = self.temp(tensor.dtype, tensor.shape, "dense")
             copy(self, tensor, target)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import engine
-from benchmarks import regret
+from benchmarks.regret.choice import convolution
 from engine.choices import shaped_calls
 
 
@@ -14,7 +14,7 @@ from engine.choices import shaped_calls
 def session(tmp_path_factory: pytest.TempPathFactory) -> engine.Session:
     """A 3x3 convolution whose image size is symbolic."""
     folder: Path = tmp_path_factory.mktemp("cache")
-    return engine.load(regret.model(regret.Shape(16, 16, 8)), 1, cache_dir=folder)
+    return engine.load(convolution(16, 16, 3), 1, cache_dir=folder)
 
 
 def test_the_choice_follows_the_size_of_the_image(session: engine.Session) -> None:

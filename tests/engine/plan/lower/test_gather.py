@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
+import engine
 from engine.codegen.abi import Status
 from tests.engine.harness import ISAS
 from tests.engine.lowered import Array, check_node, lower_node
+from tests.engine.models import serialise, tensor
 from tests.engine.plan.lower.test_views import numbered
 
 ISA = ISAS[-1]
@@ -35,6 +38,18 @@ def test_gather(isa: str, data: st.DataObject) -> None:
     indices = drawn_indices(data, picked, shape[axis])
     pieces = data.draw(st.integers(1, 3))
     check_node(isa, "Gather", [x, indices], axis=axis, pieces=pieces)
+
+
+def test_rows_along_an_axis_of_one_that_was_moved() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Gather", ["t", "i"], ["y"], axis=2),
+    ]
+    inputs = [tensor("x", [2, 1, 4, 8]), tensor("i", [1], TensorProto.INT64)]
+    x = np.arange(64, dtype=np.float32).reshape(2, 1, 4, 8)
+    model = serialise(nodes, inputs, ["y"], {})
+    found = engine.load(model, threads=1).run({"x": x, "i": np.zeros(1, np.int64)})["y"]
+    np.testing.assert_array_equal(found, x.transpose(0, 2, 1, 3))
 
 
 @pytest.mark.parametrize("index", [0, 2, -1])

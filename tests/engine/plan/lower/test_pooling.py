@@ -73,11 +73,6 @@ def test_whole_images(op: str, rank: int) -> None:
         model.check(x=data(2, 5, *(size,) * rank))
 
 
-def test_indices_fall_back() -> None:
-    model = Single("MaxPool", {"x": data(1, 1, 4, 4)}, outputs=["y", "i"], kernel_shape=[2, 2])
-    assert not model.native
-
-
 def network(op: str, **attributes: Any) -> bytes:
     """Convolution, pooling, convolution, mean: the layout pass makes it channels-last."""
     weights = {"first": data(20, 3, 3, 3) / 20, "second": data(7, 20, 1, 1) / 20}

@@ -37,8 +37,3 @@ def test_rows_alone_give_the_same_bytes(isa: str, axis: int) -> None:
     x = data(9, 33, 65)
     whole = model.run(x=x)[0]
     assert whole[4:5].tobytes() == model.run(x=x[4:5])[0].tobytes()
-
-
-def test_other_types_fall_back() -> None:
-    x = data(2, 3).astype(np.float64)
-    assert not Single("Softmax", {"x": x}).native

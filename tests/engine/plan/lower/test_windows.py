@@ -1,4 +1,7 @@
-"""MaxPool with indices, MaxUnpool and Col2Im against onnxruntime."""
+"""MaxPool with indices and MaxUnpool against onnxruntime, Col2Im against its definition.
+
+onnxruntime mixes up the channels of Col2Im for images of three axes.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.engine.equality import assert_equal
 from tests.engine.single import Array, Single
 
 POOLS: dict[str, dict[str, Any]] = {
@@ -42,6 +46,13 @@ def test_pool_with_indices(form: str, dtype: str, data: st.DataObject) -> None:
     pool(form, dtype).check(x=rng.integers(0, 5, (*lead, *spatial)).astype(dtype))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_windows_of_the_lowest_number_name_their_first(dtype: str) -> None:
+    lowest = -np.inf if dtype == "float32" else 0
+    found = pool("line", dtype).run(x=np.full((1, 2, 5), lowest, dtype))
+    np.testing.assert_array_equal(found[1], [[[0, 1, 2, 3], [5, 6, 7, 8]]])
+
+
 def test_unpool() -> None:
     arrays = {"x": np.zeros((1,) * 4, np.float32), "indices": np.zeros((1,) * 4, np.int64)}
     model = Single("MaxUnpool", arrays, opset=11, kernel_shape=[2, 2], strides=[2, 2])
@@ -70,7 +81,7 @@ def test_blocks_to_image(data: st.DataObject) -> None:
     shape = (2, 3 * int(np.prod(block)), positions)
     x = rng.standard_normal(shape).astype(np.float32)
     arrays: dict[str, Array] = {"x": x, "image": np.array(image), "block": np.array(block)}
-    Single(
+    model = Single(
         "Col2Im",
         arrays,
         constants=["image", "block"],
@@ -79,4 +90,33 @@ def test_blocks_to_image(data: st.DataObject) -> None:
         strides=strides,
         pads=pads,
         dilations=dilations,
-    ).check(x=x)
+    )
+    expected = folded(x, image, block, strides, pads, dilations)
+    assert_equal(model.run(x=x)[0], expected)
+
+
+def folded(
+    x: Array,
+    image: tuple[int, ...],
+    block: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> Array:
+    """Every block added where it came from, in a padded image whose frame is cut off."""
+    rank = len(image)
+    padded = [image[i] + pads[i] + pads[i + rank] for i in range(rank)]
+    counts = [
+        (padded[i] - dilations[i] * (block[i] - 1) - 1) // strides[i] + 1 for i in range(rank)
+    ]
+    blocks = x.reshape(len(x), -1, *block, *counts)
+    result = np.zeros((*blocks.shape[:2], *padded), np.float32)
+    for offset in np.ndindex(*block):
+        starts = [o * d for o, d in zip(offset, dilations, strict=True)]
+        places = tuple(
+            slice(first, first + (count - 1) * step + 1, step)
+            for first, count, step in zip(starts, counts, strides, strict=True)
+        )
+        result[(slice(None), slice(None), *places)] += blocks[(slice(None), slice(None), *offset)]
+    inner = tuple(slice(pads[i], pads[i] + image[i]) for i in range(rank))
+    return result[(slice(None), slice(None), *inner)]
