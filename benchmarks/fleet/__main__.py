@@ -8,6 +8,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +20,30 @@ from benchmarks.fleet import ray_fleet, scaleup, servers
 from benchmarks.fleet.table import Figure, show
 from benchmarks.provenance import collect
 
-Measure = Callable[[Path, Path, bool], list[Figure]]
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure; None is what each part takes by default.
+
+    `setting` is the one of `SERVE_SETTINGS` for Ray Serve; by default the best of them is looked
+    for first.
+    """
+
+    quick: bool = False
+    rounds: int | None = None
+    setting: int | None = None
+
+    def turns(self, usual: int) -> int:
+        """Rounds of a part that usually takes so many."""
+        return 1 if self.quick else self.rounds or usual
 
 
-def added(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+Measure = Callable[[Path, Path, Effort], list[Figure]]
+
+
+def added(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
     """What the way over a worker adds to a request for the MLP."""
-    embedded, fleet = servers.one_request_at_a_time(folder, cache, rounds=1 if quick else 5)
+    embedded, fleet = servers.one_request_at_a_time(folder, cache, rounds=effort.turns(5))
     middle = statistics.median(f.p50 - e.p50 for e, f in zip(embedded, fleet, strict=True))
     base = statistics.median(e.p50 for e in embedded)
     note = f"embedded {tables.duration(base)} over HTTP, {len(embedded)} rounds in turns"
@@ -39,14 +58,14 @@ def added(folder: Path, cache: Path, quick: bool) -> list[Figure]:
     ]
 
 
-def crossing(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+def crossing(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
     """A 25 MB image through the channel, and back a number."""
     figures = []
     os.environ["PACKHORSE_FLEET_SECRET"] = crossings.SECRET
     for kind, label, goal in (("ipc", "shared memory", 4e-3), ("tcp", "tcp, encrypted", None)):
         place = folder / kind
         place.mkdir()
-        seconds = crossings.crossing(place, cache, kind, 5 if quick else 60)
+        seconds = crossings.crossing(place, cache, kind, 5 if effort.quick else 60)
         middle, small, one, every = (
             crossings.middle(seconds[name]) for name in ("1080p", "small", "one", "all")
         )
@@ -67,9 +86,9 @@ def crossing(folder: Path, cache: Path, quick: bool) -> list[Figure]:
     return figures
 
 
-def scaling(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+def scaling(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
     """Two workers of one core against one."""
-    one, two = servers.one_and_two(folder, cache, rounds=1 if quick else 3)
+    one, two = servers.one_and_two(folder, cache, rounds=effort.turns(3))
     best = [max(f.answers for f in side) for side in (one, two)]
     ratio = statistics.median(t.answers / o.answers for o, t in zip(one, two, strict=True))
     note = f"{best[0]:.0f} and {best[1]:.0f} answers/s, sequences of 128 tokens"
@@ -81,20 +100,27 @@ def scaling(folder: Path, cache: Path, quick: bool) -> list[Figure]:
 def against_serve(model: str, goal: float | None, lengths: str = "") -> Measure:
     """Ray Serve with `@serve.batch` and onnxruntime on the same cores, at its best settings."""
 
-    def measure(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+    def measure(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
         path, inputs = servers.prepared(model, cache)
         requests = servers.mixed() if lengths else [inputs]
         seconds = servers.SECONDS[model]
-        settings = servers.SERVE_SETTINGS[0]
-        if not quick:
-            settings = servers.best_settings(folder / "best", cache, path, requests, seconds / 2)
-        rounds = 1 if quick else 3
+        figures = []
+        settings = servers.SERVE_SETTINGS[effort.setting or 0]
+        if effort.setting is None and not effort.quick:
+            found = servers.each_setting(folder / "best", cache, path, requests, seconds / 2)
+            settings = max(found, key=lambda one: found[one])
+            figures = [
+                Figure(f"{model}{lengths} on Ray Serve", f"{found[one]:.0f}/s", "", None, str(one))
+                for one in found
+            ]
+            if effort.rounds == 0:
+                return figures
         ours, theirs = servers.ours_and_serve(
-            folder, cache, path, requests, seconds, rounds, settings
+            folder, cache, path, requests, seconds, effort.turns(3), settings
         )
         ratio = statistics.median(o.answers / t.answers for o, t in zip(ours, theirs, strict=True))
         best = [max(f.answers for f in side) for side in (ours, theirs)]
-        return [
+        figures.append(
             Figure(
                 f"{model}{lengths} over Ray Serve",
                 tables.ratio(ratio),
@@ -102,18 +128,19 @@ def against_serve(model: str, goal: float | None, lengths: str = "") -> Measure:
                 ratio >= goal if goal else None,
                 f"{best[0]:.0f} and {best[1]:.0f} answers/s; theirs: {settings}",
             )
-        ]
+        )
+        return figures
 
     return measure
 
 
-def scale_up(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+def scale_up(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
     """One more worker process, up to its first answer."""
     figures = []
     for model in ("mlp", "encoder"):
         place = folder / model
         place.mkdir()
-        seconds = scaleup.scale_up(model, place, cache, 1 if quick else 5)
+        seconds = scaleup.scale_up(model, place, cache, effort.turns(5))
         middle = statistics.median(seconds)
         figures.append(
             Figure(
@@ -127,9 +154,9 @@ def scale_up(folder: Path, cache: Path, quick: bool) -> list[Figure]:
     return figures
 
 
-def under_ray(folder: Path, cache: Path, quick: bool) -> list[Figure]:
+def under_ray(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
     """One more worker through Serve's REST API, and a successor of one that is killed."""
-    times = ray_fleet.scale_up_and_recovery("mlp", folder, cache, 1 if quick else 3)
+    times = ray_fleet.scale_up_and_recovery("mlp", folder, cache, effort.turns(3))
     figures = []
     for label, goal, seconds in (
         ("request for one more worker to its first answer", 4, times.ups),
@@ -167,6 +194,15 @@ def main(
         PARTS
     ),
     quick: options.Quick = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="Of each part; 0 only looks for the best settings.")
+    ] = None,
+    setting: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=len(servers.SERVE_SETTINGS) - 1, help="Which of Ray Serve's to compare with."
+        ),
+    ] = None,
     cache: options.CacheFolder = options.DEFAULT_CACHE,
 ) -> None:
     """Measure the fleet and print every figure beside its goal."""
@@ -179,7 +215,7 @@ def main(
     figures: list[Figure] = []
     for part in chosen:
         with tempfile.TemporaryDirectory(prefix="packhorse-fleet-") as folder:
-            figures += PARTS[part](Path(folder), cache, quick)
+            figures += PARTS[part](Path(folder), cache, Effort(quick, rounds, setting))
     show(out, figures)
 
 

@@ -114,15 +114,14 @@ def theirs(
         return call_raw(url, "/", bodies, connections=CALLERS, seconds=seconds, warmup=3)
 
 
-def best_settings(
+def each_setting(
     folder: Path, cache: Path, path: Path, requests: Sequence[Inputs], seconds: float
-) -> ServeSettings:
-    """Those of `SERVE_SETTINGS` with which Ray Serve answers most."""
-    answers = {
+) -> dict[ServeSettings, float]:
+    """Answers per second of Ray Serve with each of `SERVE_SETTINGS`."""
+    return {
         settings: theirs(folder / str(number), cache, path, requests, seconds, settings).answers
         for number, settings in enumerate(SERVE_SETTINGS)
     }
-    return max(answers, key=lambda settings: answers[settings])
 
 
 def ours_and_serve(
