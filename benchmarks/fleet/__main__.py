@@ -17,21 +17,21 @@ import typer
 from benchmarks import options, tables
 from benchmarks.fleet import crossing as crossings
 from benchmarks.fleet import ray_fleet, scaleup, servers
+from benchmarks.fleet.serve_application import ServeSettings
 from benchmarks.fleet.table import Figure, show
 from benchmarks.provenance import collect
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure; None is what each part takes by default.
+    """How much to measure; no `rounds` are what each part takes by default.
 
-    `setting` is the one of `SERVE_SETTINGS` for Ray Serve; by default the best of them is looked
-    for first.
+    Ray Serve is compared at the best of `settings`, which is looked for first.
     """
 
     quick: bool = False
     rounds: int | None = None
-    setting: int | None = None
+    settings: tuple[ServeSettings, ...] = servers.SERVE_SETTINGS
 
     def turns(self, usual: int) -> int:
         """Rounds of a part that usually takes so many."""
@@ -105,16 +105,18 @@ def against_serve(model: str, goal: float | None, lengths: str = "") -> Measure:
         requests = servers.mixed() if lengths else [inputs]
         seconds = servers.SECONDS[model]
         figures = []
-        settings = servers.SERVE_SETTINGS[effort.setting or 0]
-        if effort.setting is None and not effort.quick:
-            found = servers.each_setting(folder / "best", cache, path, requests, seconds / 2)
+        settings = effort.settings[0]
+        if effort.rounds == 0 or (len(effort.settings) > 1 and not effort.quick):
+            found = servers.each_setting(
+                folder / "best", cache, path, requests, seconds / 2, effort.settings
+            )
             settings = max(found, key=lambda one: found[one])
             figures = [
                 Figure(f"{model}{lengths} on Ray Serve", f"{found[one]:.0f}/s", "", None, str(one))
                 for one in found
             ]
-            if effort.rounds == 0:
-                return figures
+        if effort.rounds == 0:
+            return figures
         ours, theirs = servers.ours_and_serve(
             folder, cache, path, requests, seconds, effort.turns(3), settings
         )
@@ -197,25 +199,27 @@ def main(
     rounds: Annotated[
         int | None, typer.Option(min=0, help="Of each part; 0 only looks for the best settings.")
     ] = None,
-    setting: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=len(servers.SERVE_SETTINGS) - 1, help="Which of Ray Serve's to compare with."
-        ),
-    ] = None,
+    settings: Annotated[
+        str, typer.Option(help="Which of Ray Serve's settings to try, by number.")
+    ] = ",".join(str(number) for number in range(len(servers.SERVE_SETTINGS))),
     cache: options.CacheFolder = options.DEFAULT_CACHE,
 ) -> None:
     """Measure the fleet and print every figure beside its goal."""
     chosen = [part.strip() for part in parts.split(",")]
     if unknown := set(chosen) - PARTS.keys():
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--parts")
+    try:
+        tried = tuple(servers.SERVE_SETTINGS[int(number)] for number in settings.split(","))
+    except (ValueError, IndexError):
+        raise typer.BadParameter(f"{settings!r}", param_hint="--settings") from None
+    effort = Effort(quick, rounds, tried)
     out = tables.console()
     tables.show_provenance(out, collect())
     cache.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
     for part in chosen:
         with tempfile.TemporaryDirectory(prefix="packhorse-fleet-") as folder:
-            figures += PARTS[part](Path(folder), cache, Effort(quick, rounds, setting))
+            figures += PARTS[part](Path(folder), cache, effort)
     show(out, figures)
 
 

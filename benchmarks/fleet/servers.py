@@ -115,12 +115,17 @@ def theirs(
 
 
 def each_setting(
-    folder: Path, cache: Path, path: Path, requests: Sequence[Inputs], seconds: float
+    folder: Path,
+    cache: Path,
+    path: Path,
+    requests: Sequence[Inputs],
+    seconds: float,
+    tried: Sequence[ServeSettings],
 ) -> dict[ServeSettings, float]:
-    """Answers per second of Ray Serve with each of `SERVE_SETTINGS`."""
+    """Answers per second of Ray Serve with each of some settings."""
     return {
         settings: theirs(folder / str(number), cache, path, requests, seconds, settings).answers
-        for number, settings in enumerate(SERVE_SETTINGS)
+        for number, settings in enumerate(tried)
     }
 
 
