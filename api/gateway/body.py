@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import Request
 
 from api.errors import (
@@ -18,15 +20,19 @@ from api.gateway.state import BodyBudget
 from api.protocol.compression import inflate
 from api.settings import Settings
 
+Place = Callable[[int], npt.NDArray[np.uint8] | None]
+"""Memory for a body of so many bytes, None where a body of its own will do."""
+
 _THREAD_BYTES = 64 << 10  # from here on, unpacking would hold up the other requests noticeably
 
 
 @asynccontextmanager
 async def request_body(
-    request: Request, settings: Settings, budget: BodyBudget
-) -> AsyncIterator[bytes]:
+    request: Request, settings: Settings, budget: BodyBudget, place: Place | None = None
+) -> AsyncIterator[bytes | memoryview]:
     """The body, decompressed. Its bytes stay reserved in `budget` until the block ends.
 
+    One of declared length that is not compressed is received into `place`, where that gives room.
     Raises `TooLargeError`, `RequestTimeoutError`, `OverloadedError`, `CancelledRequestError`,
     and for a bad encoding `UnsupportedError` or `BadRequestError`.
     """
@@ -36,6 +42,9 @@ async def request_body(
         declared = _declared_length(request)
         if declared > limit:
             raise TooLargeError(f"the body has {declared} bytes, the limit is {limit}")
+        encoding = request.headers.get("content-encoding")
+        packed = encoding is not None and encoding.strip().lower() != "identity"
+        room = place(declared) if place is not None and declared and not packed else None
         chunks: list[bytes] = []
         try:
             async with asyncio.timeout(settings.body_timeout_s):
@@ -49,7 +58,12 @@ async def request_body(
                     if reserved + len(chunk) > limit:
                         raise TooLargeError(f"the body is larger than the limit of {limit} bytes")
                     budget.take(len(chunk))
-                    reserved += len(chunk)
+                    start, reserved = reserved, reserved + len(chunk)
+                    if room is not None:
+                        if reserved > declared:
+                            raise BadRequestError("the body is longer than its Content-Length")
+                        room[start:reserved] = np.frombuffer(chunk, np.uint8)
+                        continue
                     chunks.append(chunk)
                     if len(chunks) > 1024:  # many tiny chunks must not cost more than their bytes
                         chunks = [b"".join(chunks)]
@@ -57,9 +71,11 @@ async def request_body(
             raise RequestTimeoutError(
                 f"the body did not arrive within {settings.body_timeout_s:g} s"
             ) from None
+        if room is not None:
+            yield room[:reserved].data.toreadonly()
+            return
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        encoding = request.headers.get("content-encoding")
-        if encoding is not None and encoding.strip().lower() != "identity":
+        if encoding is not None and packed:
             if len(body) < _THREAD_BYTES:
                 body = inflate(body, encoding, limit)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -49,7 +50,11 @@ class InferenceRoutes:
     ) -> Response:
         gateway = self._gateway
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
-        async with request_body(request, gateway.settings, gateway.budget) as body:
+        place = None
+        if header_length is not None:
+            # The tensors, which follow the JSON part, are to be aligned for whoever reads them.
+            place = partial(gateway.channel.buffer, aligned=header_length)
+        async with request_body(request, gateway.settings, gateway.budget, place) as body:
             read = time.perf_counter_ns()
             decoded = decode_request(body, header_length, model.description, gateway.limits)
             wanted = [output.name for output in decoded.outputs]

@@ -65,7 +65,7 @@ def parse_header_length(text: str | None) -> int | None:
 
 
 def decode_request(
-    body: bytes, header_length: int | None, model: ModelDescription, limits: Limits
+    body: bytes | memoryview, header_length: int | None, model: ModelDescription, limits: Limits
 ) -> InferRequest:
     """Decode a body, decompressed already; raises `BadRequestError` or `UnsupportedError`."""
     if header_length == 0:

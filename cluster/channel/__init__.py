@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.channel.status import WorkerStatus
 from cluster.description import ModelDescription
@@ -89,6 +90,13 @@ class Channel(Protocol):
 
     def on_idle(self, callback: Callable[[], None]) -> None:
         """Register what to call whenever a worker may have become idle."""
+
+    def buffer(self, size: int, aligned: int = 0) -> npt.NDArray[np.uint8] | None:
+        """Memory to receive a large request into, which workers then read without a copy.
+
+        Its byte number `aligned` lies on a cache line. None where nothing is gained by it, or no
+        room is left. It is free again when the last array over it is gone.
+        """
 
     def submit(self, batch: Batch) -> Future[Tensors]:
         """Start a batch; the slot counts as taken when this returns.

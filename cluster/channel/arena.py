@@ -60,6 +60,10 @@ class Arena:
         self._free: list[tuple[int, int]] = [(_GRAIN, self.size - _GRAIN)]
         self._used: dict[int, int] = {}
         self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+        self.address: int = self._bytes.ctypes.data
+        self.released: deque[int] = deque()
+        """Offsets of lent blocks that nobody looks at any more; filled from any thread."""
+        self._lent = 0
 
     @property
     def used(self) -> int:
@@ -102,6 +106,18 @@ class Arena:
         """The bytes of an allocated block, to write."""
         return self._bytes[offset : offset + size]
 
+    def lend(self, size: int) -> Bytes | None:
+        """A block to write that is free again when the last array over it is gone.
+
+        None where there is no room.
+        """
+        self._take_back()
+        offset = self.allocate(size)
+        if offset is None:
+            return None
+        self._lent += 1
+        return np.asarray(_Loan(self, self.address, offset, size, read_only=False))
+
     def unlink(self) -> None:
         """Remove the name; who has mapped the arena keeps it."""
         self.path.unlink(missing_ok=True)
@@ -111,9 +127,16 @@ class Arena:
         self.unlink()
         # The map itself goes with the last array over it.
         del self._bytes
-        with suppress(BufferError):
-            self._map.close()
+        self._take_back()
+        if not self._lent:
+            with suppress(BufferError):
+                self._map.close()
         os.close(self._file)
+
+    def _take_back(self) -> None:
+        for _ in range(len(self.released)):
+            self.free(self.released.popleft())
+            self._lent -= 1
 
     def _commit(self, end: int) -> bool:
         if end <= self._committed:
@@ -169,7 +192,7 @@ class Mapping:
     def lend(self, offset: int, size: int) -> Bytes:
         """As `view`, and the block joins `released` when the last array over it is gone."""
         self._check(offset, size)
-        return np.asarray(_Loan(self, self._address, offset, size))
+        return np.asarray(_Loan(self, self._address, offset, size, read_only=True))
 
     def _check(self, offset: int, size: int) -> None:
         if not (offset >= _GRAIN and size > 0 and offset + size <= self._size):
@@ -179,20 +202,22 @@ class Mapping:
 class _Loan:
     """A block in use: what the arrays over it have as their base."""
 
-    __slots__ = ("__array_interface__", "_mapping", "_offset")
+    __slots__ = ("__array_interface__", "_offset", "_owner")
 
-    def __init__(self, mapping: Mapping, address: int, offset: int, size: int) -> None:
-        self._mapping = mapping
+    def __init__(
+        self, owner: Arena | Mapping, address: int, offset: int, size: int, *, read_only: bool
+    ) -> None:
+        self._owner = owner
         self._offset = offset
         self.__array_interface__ = {
             "version": 3,
             "shape": (size,),
             "typestr": "|u1",
-            "data": (address + offset, True),
+            "data": (address + offset, read_only),
         }
 
     def __del__(self) -> None:
-        self._mapping.released.append(self._offset)
+        self._owner.released.append(self._offset)
 
 
 def sweep(folder: Path = FOLDER) -> None:

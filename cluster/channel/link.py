@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import zmq
 
 from cluster.channel import ModelKey, ModelSource, arena, wire
+from cluster.channel.buffers import Buffers
 from cluster.channel.calls import Calls
 from cluster.channel.failures import unpack_error
 from cluster.channel.flight import Flight
@@ -48,13 +49,17 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """What every link of a gateway has in common; `shared_bytes` is per worker, 0 means none."""
+    """What every link of a gateway has in common.
+
+    `shared_bytes` is per worker, 0 means none. Requests may lie in `buffers` already.
+    """
 
     gateway: str
     credentials: Credentials | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     shared_bytes: int = 256 << 20
     connect_s: float = 2.0
+    buffers: Buffers | None = None
 
 
 class LinkOwner(Protocol):
@@ -99,6 +104,7 @@ class Link:
         self._calls = Calls()
         self._requests: arena.Arena | None = None
         self._answers: arena.Mapping | None = None
+        self._buffers: Buffers | None = None
         self._last_seen = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._way: Way | None = None
@@ -138,7 +144,7 @@ class Link:
         """Send a batch; raises `InputError` if it has no form on the wire."""
         batch = flight.batch
         try:
-            parcel = pack_batch(batch.parts, self._requests)
+            parcel = pack_batch(batch.parts, self._requests, self._buffers)
         except (TypeError, ValueError) as error:
             raise InputError(f"model '{batch.key.name}': {error}") from None
         self._next += 1
@@ -236,7 +242,10 @@ class Link:
                 offer = self._requests.offer()
             except OSError as error:
                 logger.warning("no shared memory for %r: %s", self, error)
-        self._send(Kind.HELLO, {"gateway": options.gateway, "arena": offer})
+        hello: dict[str, Any] = {"gateway": options.gateway, "arena": offer}
+        if self._way.local and options.buffers is not None:
+            hello["buffers"] = options.buffers.offer()
+        self._send(Kind.HELLO, hello)
         self._timer = self._loop.call_later(
             options.connect_s, self._down, Cause.ABSENT, f"no answer from {self._way.address}"
         )
@@ -316,6 +325,7 @@ class Link:
             except OSError as error:
                 logger.warning("no shared memory for answers of %r: %s", self, error)
             self._send(Kind.BEAT, {"mapped": self._answers is not None})
+        self._buffers = self._options.buffers if body.get("buffers") is True else None
         self.credits = wire.count(body, "credits", largest=1 << 20)
         self.ready = True
         self._pulse = Pulse(self._options.heartbeat, self._beat)
@@ -386,6 +396,8 @@ class Link:
         flights = [flight for flight, _ in self._flights.values()]
         self._flights.clear()
         # Never used again: a worker that was only stopped may still read it.
+        if self._buffers is not None and self._way is not None:
+            self._buffers.keep(self._way.process, [flight.batch for flight in flights])
         if self._requests is not None:
             self._requests.close()
             self._requests = None

@@ -18,7 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from cluster.channel import Batch, ModelKey, ModelSource
+from cluster.channel.buffers import Buffers
 from cluster.channel.flight import Flight
 from cluster.channel.heartbeat import Heartbeat
 from cluster.channel.link import Cause, Link, LinkOptions
@@ -26,6 +30,7 @@ from cluster.channel.quarantine import LostError, Quarantine
 from cluster.channel.roster import Roster
 from cluster.channel.security import Credentials
 from cluster.channel.status import COUNTERS, WorkerStatus
+from cluster.channel.tensors import SHARED_BYTES
 from cluster.description import ModelDescription
 from cluster.discovery import Discovery
 from cluster.errors import (
@@ -52,7 +57,8 @@ class NetworkOptions:
     """What can be chosen about a networked channel.
 
     `gateway` names this gateway for people. `secret` is for workers that are reached over tcp.
-    `shared_bytes` bounds the shared memory for requests, per worker of this machine; 0 means none.
+    `shared_bytes` bounds the shared memory for requests, per worker of this machine, and as much
+    for what large requests are received into; 0 means none.
     A load waits for its first worker for `worker_wait_s` seconds.
     """
 
@@ -78,11 +84,13 @@ class NetworkedChannel:
         """Workers are looked for from the first load on; raises `ChannelError` for a bad secret."""
         options = options if options is not None else NetworkOptions()
         self._options = options
+        self._buffers = _buffers(options.shared_bytes)
         link_options = LinkOptions(
             options.gateway or f"{os.uname().nodename}/{os.getpid()}",
             Credentials.of(options.secret) if options.secret else None,
             options.heartbeat,
             options.shared_bytes,
+            buffers=self._buffers,
         )
         self._roster = Roster(discovery, link_options, self)
         self._models: dict[ModelKey, _Resident] = {}
@@ -172,6 +180,12 @@ class NetworkedChannel:
         """What has happened so far, by the names of `COUNTERS`."""
         return {**self._counts, "requests_refused": self._quarantine.refused}
 
+    def buffer(self, size: int, aligned: int = 0) -> npt.NDArray[np.uint8] | None:
+        """Memory that workers of this machine read without a copy."""
+        if self._buffers is None or size < SHARED_BYTES:
+            return None
+        return self._buffers.lend(size, aligned)
+
     def submit(self, batch: Batch) -> Future[Tensors]:
         """Send a batch to a worker, or keep it until one can take it."""
         resident = self._resident(batch.key)
@@ -199,6 +213,9 @@ class NetworkedChannel:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._roster.close()
+        buffers, self._buffers = self._buffers, None
+        if buffers is not None:
+            buffers.close()
 
     # What the quarantine needs.
 
@@ -383,3 +400,11 @@ class NetworkedChannel:
         if resident is None:
             raise ModelUnavailableError(f"model '{key.name}' version {key.version} is not loaded")
         return resident
+
+
+def _buffers(size: int) -> Buffers | None:
+    try:
+        return Buffers(size) if size else None
+    except OSError as error:
+        logger.warning("no shared memory to receive requests into: %s", error)
+        return None

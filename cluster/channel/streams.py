@@ -47,6 +47,7 @@ class Stream:
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._socket = connection
+        self._process = _peer(connection)[0]
         self._on_message = on_message
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -54,6 +55,11 @@ class Stream:
         self._unsent: deque[memoryview] = deque()
         self._open = True
         self._loop.add_reader(connection, self._read)
+
+    @property
+    def process(self) -> int:
+        """Id of the process that listens at the other end, 0 if it cannot be seen from here."""
+        return self._process
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Send a message; raises `PeerGoneError` if the connection has ended."""
@@ -169,6 +175,14 @@ def connect(
         raise
 
 
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end, as of when it connected or began to listen."""
+    process, user, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )
+    return process, user
+
+
 class StreamListener:
     """A worker's socket for this machine; its peers are known by a frame, as with a ROUTER."""
 
@@ -219,8 +233,7 @@ class StreamListener:
             connection, _ = self._socket.accept()
         except OSError:
             return
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if struct.unpack("3i", credentials)[1] not in (os.getuid(), 0):
+        if _peer(connection)[1] not in (os.getuid(), 0):
             connection.close()
             return
         peer = b"local-%d" % next(self._numbers)

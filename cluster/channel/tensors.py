@@ -1,7 +1,8 @@
 """Tensors as messages carry them: their bytes in frames, or in blocks of shared memory.
 
 A message lists its tensors as `[name, data type, shape, block]`, where a block is `[offset, bytes]`
-and null stands for the next frame. Numbers are their own bytes, little-endian and row-major;
+in the arena of the link, `[offset, bytes, "buffers"]` where the gateway has received the request
+there, and null stands for the next frame. Numbers are their own bytes, little-endian and row-major;
 strings are UTF-8 with their length before each.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.channel.arena import Arena, Mapping
+from cluster.channel.buffers import Buffers
 from cluster.channel.copying import join
 from cluster.channel.wire import WireError
 from cluster.session import Tensor, Tensors
@@ -62,15 +64,20 @@ class UnsendableError(TypeError):
     """A value that has no form on the wire, for example a list of tensors."""
 
 
-def pack_batch(parts: Sequence[AbstractMapping[str, Tensor]], arena: Arena | None) -> Parcel:
+def pack_batch(
+    parts: Sequence[AbstractMapping[str, Tensor]],
+    arena: Arena | None,
+    buffers: Buffers | None = None,
+) -> Parcel:
     """The inputs of a batch, the parts of each joined along axis 0 where they are to be read.
 
+    A single part that lies in `buffers`, which the other side has mapped, is not copied at all.
     Raises `UnsendableError`, or `ValueError` for parts that cannot be joined.
     """
     parcel = Parcel()
     try:
         for name in parts[0]:
-            _pack(parcel, name, [part[name] for part in parts], arena)
+            _pack(parcel, name, [part[name] for part in parts], arena, buffers)
     except BaseException:
         discard(parcel, arena)
         raise
@@ -85,11 +92,16 @@ def discard(parcel: Parcel, arena: Arena | None) -> None:
 
 
 def unpack(
-    listing: Any, frames: Sequence[bytes], memory: Mapping | None, *, lend: bool = False
+    listing: Any,
+    frames: Sequence[bytes],
+    memory: Mapping | None,
+    buffers: Mapping | None = None,
+    *,
+    lend: bool = False,
 ) -> Tensors:
-    """The tensors of a message, as views of its frames and of `memory`; raises `WireError`.
+    """The tensors of a message, as views of its frames and of the memory; raises `WireError`.
 
-    With `lend`, blocks are given back by themselves, see `Mapping.lend`.
+    With `lend`, blocks of `memory` are given back by themselves, see `Mapping.lend`.
     """
     if not isinstance(listing, list):
         raise WireError("'tensors' must be a list")
@@ -106,6 +118,10 @@ def unpack(
                 if memory is None:
                     raise WireError(f"tensor '{name}' is in shared memory, but there is none")
                 raw = memory.lend(offset, size) if lend else memory.view(offset, size)
+            case [str(name), str(kind), [*shape], [int(offset), int(size), "buffers"]]:
+                if buffers is None:
+                    raise WireError(f"tensor '{name}' is in buffers that are not known here")
+                raw = buffers.view(offset, size)
             case _:
                 raise WireError("a tensor must have a name, a data type, a shape and a place")
         tensors[name] = _tensor(name, kind, shape, raw)
@@ -114,7 +130,13 @@ def unpack(
     return tensors
 
 
-def _pack(parcel: Parcel, name: str, parts: list[Tensor], arena: Arena | None) -> None:
+def _pack(
+    parcel: Parcel,
+    name: str,
+    parts: list[Tensor],
+    arena: Arena | None,
+    buffers: Buffers | None,
+) -> None:
     first = parts[0]
     if not isinstance(first, np.ndarray):
         raise UnsendableError(f"'{name}' is a {type(first).__name__}; only tensors travel")
@@ -130,6 +152,9 @@ def _pack(parcel: Parcel, name: str, parts: list[Tensor], arena: Arena | None) -
     if kind == _STRINGS:
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
         parcel.frames.append(_pack_strings(joined))
+    elif size >= SHARED_BYTES and len(parts) == 1 and buffers and (place := buffers.place(first)):
+        parcel.listing.append([name, kind, shape, [*place, "buffers"]])
+        return
     elif size >= SHARED_BYTES and arena and (offset := arena.allocate(size)) is not None:
         parcel.blocks.append(offset)
         slot = arena.view(offset, size).view(first.dtype).reshape(shape)

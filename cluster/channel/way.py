@@ -48,13 +48,16 @@ class Way:
         self._open = True
         self._monitor: Monitor | None = None
         self._socket: LoopSocket | streams.Stream
+        self.process = 0
+        """Id of the worker's process, where it is one of this machine that can be seen."""
         worker = f"worker '{endpoint.worker}' ({endpoint.incarnation})"
         path = Path(endpoint.ipc.removeprefix("ipc://")) if endpoint.ipc is not None else None
         self.local = path is not None and endpoint.machine == machine_id() and path.exists()
         """Whether the worker is a process of this machine that memory can be shared with."""
         if path is not None and self.local:
             self.address = str(endpoint.ipc)
-            self._socket = streams.connect(path, events.on_frames, events.on_end)
+            stream = streams.connect(path, events.on_frames, events.on_end)
+            self._socket, self.process = stream, stream.process
         elif endpoint.tcp is not None:
             self.address = endpoint.tcp
             self._socket = self._over_tcp(context, endpoint, credentials, worker)

@@ -19,7 +19,7 @@ import orjson
 from cluster.channel import ModelKey
 from cluster.errors import ChannelError
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised whenever a message changes its meaning; both sides must have the same."""
 
 MAX_FRAMES: Final = 4096
@@ -32,8 +32,8 @@ _PREFIX: Final = struct.Struct("<4sHBxQq")
 class Kind(IntEnum):
     """What a message is; the comment says who sends it and what the JSON object holds."""
 
-    HELLO = 1  # gateway: gateway, arena
-    WELCOME = 2  # worker: incarnation, credits, arena, shared (whether it reads our arena)
+    HELLO = 1  # gateway: gateway, arena, buffers
+    WELCOME = 2  # worker: incarnation, credits, arena, buffers (whether it reads ours)
     REFUSED = 3  # worker: reason
     LOAD = 4  # gateway: key, path, threads, warmup
     PROGRESS = 5  # worker: stage, done, total

@@ -165,7 +165,8 @@ class EndpointServer:
             _refuse(socket, peer, f"worker '{self._options.worker}' is leaving")
             return
         memory = self._memory(message.body.get("arena"))
-        session = Session(peer, gateway, socket, memory, self._lost)
+        buffers = self._mapped(message.body.get("buffers"))
+        session = Session(peer, gateway, socket, memory, buffers, self._lost)
         self._sessions[peer] = session
         session.credits = self._share()
         session.send(
@@ -174,15 +175,26 @@ class EndpointServer:
                 "incarnation": self.incarnation,
                 "credits": session.credits,
                 "arena": memory[1].offer() if memory else None,
+                "buffers": buffers is not None,
             },
         )
         logger.info("gateway '%s' has connected", gateway)
 
     def _memory(self, offer: Any) -> tuple[Mapping, Arena] | None:
+        mapping = self._mapped(offer)
+        if mapping is None:
+            return None
+        try:
+            return mapping, Arena(self._options.shared_bytes)
+        except OSError as error:
+            logger.info("no shared memory for answers to a gateway: %s", error)
+            return None
+
+    def _mapped(self, offer: Any) -> Mapping | None:
         if offer is None or not self._options.shared_bytes:
             return None
         try:
-            return Mapping(offer), Arena(self._options.shared_bytes)
+            return Mapping(offer)
         except OSError as error:
             logger.info("no shared memory with a gateway: %s", error)
             return None
@@ -212,7 +224,7 @@ class EndpointServer:
                 )
             if len(session.runs) >= 2 * self._options.credits + 2:
                 raise ChannelError(f"worker '{self._options.worker}' has no credit left for a run")
-            inputs = unpack(body.get("tensors"), message.frames, session.requests)
+            inputs = unpack(body.get("tensors"), message.frames, session.requests, session.buffers)
             outputs = wire.texts(body, "outputs")
         except (WireError, ChannelError, ModelUnavailableError) as error:
             session.refuse(message.id, error)

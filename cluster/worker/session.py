@@ -44,13 +44,18 @@ class Session:
         gateway: str,
         socket: Socket,
         memory: tuple[Mapping, Arena] | None,
+        buffers: Mapping | None,
         on_lost: Callable[[Session], None],
     ) -> None:
-        """`memory` is what the gateway lends for requests and what answers are written to."""
+        """`memory` is what the gateway writes requests to, and what answers are written to.
+
+        `buffers` is what the gateway receives large requests into.
+        """
         self.peer = peer
         self.gateway = gateway
         self.requests = memory[0] if memory else None
         self.answers = memory[1] if memory else None
+        self.buffers = buffers
         self.models: dict[ModelKey, HeldModel] = {}
         self.loads: dict[int, asyncio.Task[None]] = {}
         self.runs: dict[int, Run] = {}
@@ -108,7 +113,7 @@ class Session:
         if self.answers is not None:
             self.answers.close()
             self.answers = None
-        self.requests = None
+        self.requests = self.buffers = None
 
     def _tell(self, id: int, error: BaseException) -> None:
         self.send(Kind.ERROR, pack_error(error), id)
