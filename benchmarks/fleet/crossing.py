@@ -21,20 +21,22 @@ SMALL = (1, 3, 8, 8)
 KEY = ModelKey("null", 1, 1)
 
 
-def crossing(folder: Path, cache: Path, kind: str, calls: int) -> dict[str, list[float]]:
+def crossing(
+    folder: Path, cache: Path, kind: str, image: str, calls: int
+) -> dict[str, list[float]]:
     """Seconds of each call, for a 1080p image in fp32 and for next to nothing, in turns.
 
-    `received` is an image that lies where the gateway receives large requests, `1080p` one
-    elsewhere in its memory. `one` and `all` are the seconds of a mere copy of the image, by one
-    core and by all.
+    `image` is `received` for one that lies where the gateway receives large requests, and `1080p`
+    for one elsewhere in its memory. `one` and `all` are the seconds of a mere copy of the image,
+    by one core and by all.
     """
     with Processes(folder, cache) as processes:
         processes.start("benchmarks.fleet.null_worker", str(folder), kind)
         processes.wait_for_workers(1)
-        return asyncio.run(_measure(processes.workers, folder, calls))
+        return asyncio.run(_measure(processes.workers, folder, image, calls))
 
 
-async def _measure(workers: Path, folder: Path, calls: int) -> dict[str, list[float]]:
+async def _measure(workers: Path, folder: Path, kind: str, calls: int) -> dict[str, list[float]]:
     channel = NetworkedChannel(FolderDiscovery(workers), NetworkOptions(secret=SECRET))
     model = folder / "null.onnx"
     model.touch()
@@ -42,19 +44,14 @@ async def _measure(workers: Path, folder: Path, calls: int) -> dict[str, list[fl
     rng = np.random.default_rng(0)
     # Several images in turns, so that none is in a cache because it was just sent.
     images = [rng.random(IMAGE, dtype=np.float32) for _ in range(4)]
-    received = [_received(channel, image) for image in images]
+    if kind == "received":
+        images = [_received(channel, image) for image in images]
     small = np.ones(SMALL, np.float32)
-    seconds: dict[str, list[float]] = {
-        name: [] for name in ("received", "1080p", "small", "one", "all")
-    }
-    target = np.empty_like(images[0])
+    seconds: dict[str, list[float]] = {name: [] for name in (kind, "small", "one", "all")}
+    target = np.empty(IMAGE, np.float32)
     for call in range(calls + 4):
-        turn = call % 4
-        for name, tensor in (
-            ("received", received[turn]),
-            ("1080p", images[turn]),
-            ("small", small),
-        ):
+        image = images[call % 4]
+        for name, tensor in ((kind, image), ("small", small)):
             began = time.perf_counter()
             batch = Batch(KEY, ({"image": tensor},), None, time.monotonic() + 30)
             answer = await channel.submit(batch)
@@ -63,7 +60,7 @@ async def _measure(workers: Path, folder: Path, calls: int) -> dict[str, list[fl
         # What the memory allows, in the same moment: the same copy within this process.
         for name, copy in (("one", _copy), ("all", join)):
             began = time.perf_counter()
-            copy([images[turn]], target)
+            copy([image], target)
             seconds[name].append(time.perf_counter() - began)
     await channel.close()
     return {name: times[4:] for name, times in seconds.items()}

@@ -18,6 +18,7 @@ from cluster.fleet import local
 from cluster.fleet.configuration import describe
 from cluster.fleet.gateway import join
 from cluster.fleet.local import FleetRecord
+from cluster.fleet.processes import ProcessId
 from cluster.fleet.ray_node import free_port
 from cluster.fleet.status import look
 
@@ -45,10 +46,12 @@ class Times:
     """Seconds of every round.
 
     From the request for a second worker to its first answer; from the kill of one to the first
-    answer of the process that stands in, and to that of the replica that Serve has started.
+    answer of the process that stands in, and to that of the replica that Serve has started. For
+    `early` the worker was killed as soon as its standby had been started.
     """
 
     ups: list[float] = field(default_factory=list)
+    early: list[float] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     replacements: list[float] = field(default_factory=list)
 
@@ -74,36 +77,44 @@ async def _measure(record: FleetRecord, path: Path, inputs: Any, rounds: int) ->
         known = _ready(channel)
         grown = await _until_new(channel, key, inputs, known, grow)
         await asyncio.to_thread(local.scale, record, 2, 60)
-        victim = await _with_standby(record)
-        known = _ready(channel)
-        began = time.perf_counter()
-        kill = partial(os.kill, victim, signal.SIGKILL)
-        recovered = await _until_new(channel, key, inputs, known, kill)
-        known |= _ready(channel)
-        await _until_new(channel, key, inputs, known, lambda: None)
-        replaced = time.perf_counter() - began
-        await asyncio.to_thread(local.scale, record, 2, 60)
+        for settled_s, recoveries in ((0.0, times.early), (2.0, times.recoveries)):
+            victim = await _with_standby(record, settled_s)
+            known = _ready(channel)
+            began = time.perf_counter()
+            kill = partial(os.kill, victim, signal.SIGKILL)
+            recovered = await _until_new(channel, key, inputs, known, kill)
+            known |= _ready(channel)
+            await _until_new(channel, key, inputs, known, lambda: None)
+            replaced = time.perf_counter() - began
+            await asyncio.to_thread(local.scale, record, 2, 60)
+            if turn:
+                recoveries.append(recovered)
+                times.replacements.append(replaced)
         await asyncio.to_thread(local.scale, record, 1, 60)
         while len(_ready(channel)) != 1:
             await asyncio.sleep(0.02)
         if turn:
             # The first round fills caches and starts Ray's first idle processes.
             times.ups.append(grown)
-            times.recoveries.append(recovered)
-            times.replacements.append(replaced)
     await channel.close()
     return times
 
 
-async def _with_standby(record: FleetRecord) -> int:
-    """The process id of a worker whose standby is there and has imported what it needs."""
+async def _with_standby(record: FleetRecord, settled_s: float) -> int:
+    """The process id of the youngest worker, whose standby has been there for so long."""
     while True:
-        status = await look(record)
-        for worker in status.workers:
-            if worker["standby"] is not None and worker["silent_s"] < 2:
-                await asyncio.sleep(2)
-                return int(worker["pid"])
-        await asyncio.sleep(0.1)
+        workers = [worker for worker in (await look(record)).workers if worker["silent_s"] < 2]
+        if len(workers) == 2 and not any(worker["stands_in"] for worker in workers):
+            youngest = max(workers, key=lambda worker: _started(int(worker["pid"])))
+            if youngest["standby"] is not None:
+                await asyncio.sleep(settled_s)
+                return int(youngest["pid"])
+        await asyncio.sleep(0.02)
+
+
+def _started(pid: int) -> int:
+    process = ProcessId.of(pid)
+    return process.started if process is not None else 0
 
 
 def _ready(channel: NetworkedChannel) -> set[str]:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 
+from benchmarks.fleet.crossing import IMAGE
 from benchmarks.fleet.processes import Figures, Processes, call, call_raw, wait_for_port
 from benchmarks.fleet.serve_application import ServeSettings
 from benchmarks.models import MODELS, case_inputs, model_path
@@ -16,6 +19,10 @@ from benchmarks.models.registry import Inputs
 from benchmarks.ragged import sentences
 
 CALLERS = 64
+_MEAN = """<ir_version: 9, opset_import: ["" : 13]>
+mean_of_image (float[batch, 3, height, width] image) => (float[batch] mean) {
+    mean = ReduceMean<axes = [1, 2, 3], keepdims = 0>(image)
+}"""
 SECONDS = {"mlp": 4.0, "encoder": 10.0}
 """Of a comparison with Ray Serve: many times what a batch takes."""
 
@@ -36,7 +43,14 @@ def free_port() -> int:
 
 
 def prepared(name: str, cache: Path) -> tuple[Path, Inputs]:
-    """A model's file and one row of input; the encoder's is 128 tokens long."""
+    """A model's file and one row of input; the encoder's is 128 tokens long.
+
+    `image` is a model that gives the mean of a 1080p image.
+    """
+    if name == "image":
+        path = cache / "image.onnx"
+        onnx.save(onnx.parser.parse_model(_MEAN), path)
+        return path, {"image": np.random.default_rng(0).random(IMAGE, dtype=np.float32)}
     model = MODELS[name]
     dims = next(
         case for case in model.cases if case["batch"] == 1 and case.get("length", 128) == 128
@@ -45,10 +59,10 @@ def prepared(name: str, cache: Path) -> tuple[Path, Inputs]:
 
 
 def one_request_at_a_time(
-    folder: Path, cache: Path, rounds: int
+    folder: Path, cache: Path, name: str, rounds: int
 ) -> tuple[list[Figures], list[Figures]]:
-    """A single caller of the MLP, at the embedded gateway and at one with a worker, in turns."""
-    path, inputs = prepared("mlp", cache)
+    """A single caller of a model, at the embedded gateway and at one with a worker, in turns."""
+    path, inputs = prepared(name, cache)
     sides: tuple[list[Figures], list[Figures]] = ([], [])
     with Processes(folder, cache / "code") as processes:
         processes.worker("one", "0,1", "--models", str(path))

@@ -36,11 +36,14 @@ _RELEASE_S = 2.0
 _REPORT_EVERY_S = 2.0
 """How often threads and pages are looked at; reading `numa_maps` takes milliseconds."""
 
-_STANDBY_AFTER_S = 1.0
-"""From the start of a worker to that of its standby, whose imports take some of the slot's time."""
+_STANDBY_AFTER_S = 0.25
+"""From the start of a worker to that of its standby, whose imports take some of the slot's time:
+enough for the worker's first answers, and little, because nobody stands in for it before."""
 
 _STANDBY_EVERY_S = 30.0
 """At least so long from one start of a standby to the next, should it die."""
+
+_STANDBY_LOOK_S = 0.5
 
 
 class FleetWorker:
@@ -72,7 +75,7 @@ class FleetWorker:
         self._server: EndpointServer | None = None
         self._announcer: Announcer | None = None
         self._standby: Standby | None = None
-        self._standby_after = 0.0
+        self._keeping: asyncio.Task[None] | None = None
         self._directory = ""
         self._placed: dict[str, Any] = {}
         self._looked = 0.0
@@ -101,7 +104,8 @@ class FleetWorker:
             if predecessor is not None:
                 predecessor.close()
         self.started_s = time.monotonic() - began
-        self._standby_after = time.monotonic() + _STANDBY_AFTER_S
+        if self.arguments.standby:
+            self._keeping = asyncio.create_task(self._keep_standby())
         logger.info("worker '%s' is ready after %.1f s", self.name, self.started_s)
 
     @property
@@ -128,19 +132,9 @@ class FleetWorker:
         return self._announcer.unheard_s if self._announcer is not None else 0.0
 
     def check(self) -> None:
-        """Raise `FleetError` unless the worker serves; see to its standby.
-
-        To be called every second or so.
-        """
+        """Raise `FleetError` unless the worker serves."""
         if self._server is None or self._announcer is None:
             raise FleetError(f"worker '{self.name}' does not serve")
-        now = time.monotonic()
-        wanted = self.arguments.standby and not self.stands_in
-        if wanted and now >= self._standby_after and not (self._standby and self._standby.alive):
-            if self._standby is not None:
-                logger.warning("the standby of worker '%s' has died", self.name)
-            self._standby_after = now + _STANDBY_EVERY_S
-            self._standby = Standby(self._order())
 
     def report(self) -> dict[str, Any]:
         """What this worker is and does, as the directory shows it."""
@@ -162,6 +156,8 @@ class FleetWorker:
 
     async def close(self) -> None:
         """Withdraw, answer what gateways have sent, free everything."""
+        if self._keeping is not None:
+            self._keeping.cancel()
         if self._standby is not None:
             standby, self._standby = self._standby, None
             await asyncio.to_thread(standby.close)
@@ -269,6 +265,19 @@ class FleetWorker:
         if self._standby is not None:
             self._standby.moved(self._directory)
         return self._directory
+
+    async def _keep_standby(self) -> None:
+        """See that somebody stands by, also for a worker that itself stands in."""
+        await asyncio.sleep(_STANDBY_AFTER_S)
+        again = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= again and not (self._standby and self._standby.alive):
+                if self._standby is not None:
+                    logger.warning("the standby of worker '%s' has died", self.name)
+                self._standby = Standby(self._order())
+                again = now + _STANDBY_EVERY_S
+            await asyncio.sleep(_STANDBY_LOOK_S)
 
     def _order(self) -> dict[str, Any]:
         """What a standby must know to stand in for this worker."""

@@ -205,6 +205,26 @@ async def test_who_stands_in_leaves_when_no_successor_is_wanted(
         assert not here.leased()
 
 
+async def test_who_stands_in_is_stood_in_for_as_well(tmp_path: Path) -> None:
+    """Two deaths within the time that Serve needs for one successor."""
+    async with place(tmp_path) as here:
+        await here.start()
+        first = await here.worker_with_standby()
+        os.kill(first["pid"], signal.SIGKILL)
+        second = await here.until(lambda found: found["stands_in"] and bool(found["standby"]))
+        assert second["pid"] == first["standby"]
+        os.kill(second["pid"], signal.SIGKILL)
+        third = await here.until(lambda found: found["pid"] == second["standby"])
+        assert third["stands_in"]
+        assert third["strays"] == []
+        assert here.leased()
+        # The successor relieves it all the same, and nobody is left over.
+        successor = await here.start()
+        report = await here.until(lambda found: not found["stands_in"])
+        assert report["pid"] == successor.pid
+        await here.gone(third["pid"])
+
+
 async def test_a_standby_that_dies_is_replaced(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         await here.start()

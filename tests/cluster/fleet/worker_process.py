@@ -19,7 +19,7 @@ async def serve(arguments: FleetArguments, directory: str) -> None:
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    worker._STANDBY_AFTER_S, worker._STANDBY_EVERY_S = 0.0, 0.2
+    worker._STANDBY_AFTER_S, worker._STANDBY_EVERY_S, worker._STANDBY_LOOK_S = 0.0, 0.2, 0.05
     found = FleetWorker(arguments, fleet="test", node="here", resolve=resolve)
     await found.start()
     while not stop.is_set():
