@@ -69,9 +69,19 @@ class GatewayCollector(Collector):
         waiting = GaugeMetricFamily(
             "packhorse_waiting_requests", "Requests that wait for a worker.", labels=LABELS
         )
+        lanes = GaugeMetricFamily(
+            "packhorse_lanes", "Lanes in which requests wait for a worker.", labels=LABELS
+        )
+        longest = GaugeMetricFamily(
+            "packhorse_longest_lane_requests", "Requests that wait in the fullest.", labels=LABELS
+        )
         for model in gateway.catalog.served():
-            waiting.add_metric([model.name, model.version], gateway.scheduler.waiting(model.key))
-        yield waiting
+            labels = [model.name, model.version]
+            sizes = gateway.scheduler.lanes(model.key)
+            waiting.add_metric(labels, gateway.scheduler.waiting(model.key))
+            lanes.add_metric(labels, len(sizes))
+            longest.add_metric(labels, max(sizes, default=0))
+        yield from (waiting, lanes, longest)
 
     def _triton(self, models: list[ModelStatistics]) -> Iterator[Metric]:
         """Metrics under the names of Triton, so that boards made for it show us too."""

@@ -85,6 +85,10 @@ class Scheduler:
         """Requests of a model incarnation that wait for a worker."""
         return self._waiting.get(key, 0)
 
+    def lanes(self, key: ModelKey) -> list[int]:
+        """How many requests wait in each lane of a model incarnation."""
+        return [len(lane) for lane in self._lanes.values() if lane.model.key == key]
+
     def _request(
         self,
         model: ServedModel,

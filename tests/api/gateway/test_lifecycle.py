@@ -56,6 +56,9 @@ def test_overload_is_refused_early_and_clearly(start):
         server.wait_until(lambda: not gateway.channel.idle(gateway.catalog.find("scale").key))
         accepted += [pool.submit(server.infer, "scale", content(i)) for i in (1, 2)]
         server.wait_until(lambda: server.waiting("scale") == 2)
+        page = server.http.get("/metrics").text
+        for name, value in (("waiting_requests", 2), ("lanes", 1), ("longest_lane_requests", 2)):
+            assert f'packhorse_{name}{{model="scale",version="1"}} {value}.0' in page
         started = time.monotonic()
         refused = server.infer("scale", content(3))
         assert time.monotonic() - started < 2

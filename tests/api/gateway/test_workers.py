@@ -82,6 +82,8 @@ def test_requests_are_answered_by_workers(
         ask(2)
         page = httpx.get(f"{server.url}/metrics").text
         assert 'packhorse_channel_workers{state="ready"} 1.0' in page
+        assert 'packhorse_channel_workers{state="away"}' not in page
+        assert 'packhorse_channel_credits{worker="test/1"} 2.0' in page
         assert "packhorse_channel_workers_died_total 1.0" in page
         client.close()
     finally:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from cluster.topology.affinity import threads
 from cluster.topology.leases import take
 from cluster.topology.slots import divide
 from cluster.topology.tree import read_topology
-from tests.cluster.fleet.running import MODEL, Running, running
+from tests.cluster.fleet.running import MODEL, ROOT, Running, running
 
 pytest.importorskip("ray", reason="needs packhorse[fleet]")
 
@@ -197,12 +198,45 @@ def check_requests_survive_a_killed_worker_scaling_and_draining(fleet: Running) 
             assert time.monotonic() < until
             time.sleep(0.02)
         status = asyncio.run(look(fleet.record))
+        check_the_board_finds_its_metrics(fleet, url)
     assert caller.errors == []
     assert caller.answered > 20
     assert status.gateways[0]["url"] == url
     print(f"recovered {recovered_s:.1f} s, of which {stand_in['started_s']} s to start")
     print(f"replaced {replaced_s:.1f} s")
     print(f"scaled up {scaled_s:.1f} s, {caller.slowest_s=:.2f}")
+
+
+def check_the_board_finds_its_metrics(fleet: Running, gateway_url: str) -> None:
+    """Every query of the board names metrics that gateways and Ray's nodes really export."""
+    board = json.loads((ROOT / "configs/grafana/dashboards/packhorse.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    wanted = {name for query in queries for name in re.findall(r"\b(?:ray_)?packhorse_\w+", query)}
+    # Where the kernel does not tell where pages are, nothing is said of them.
+    told = all(worker.get("local_pages") is not None for worker in workers(fleet))
+    wanted -= set() if told else {"ray_packhorse_worker_local_pages_ratio"}
+    missing = wanted
+    until = time.monotonic() + 30
+    while missing:
+        pages = [read(f"{gateway_url}/metrics")]
+        found = json.loads(read(f"{fleet.record.dashboard}/api/prometheus/sd", fleet))
+        for target in {target for group in found for target in group["targets"]}:
+            with suppress(OSError):
+                pages.append(read(f"http://{target}/metrics"))
+        have = {line.split("{")[0].split(" ")[0] for page in pages for line in page.splitlines()}
+        missing = wanted - have
+        assert time.monotonic() < until, missing
+        time.sleep(0.5)
+
+
+def read(url: str, fleet: Running | None = None) -> str:
+    request = urllib.request.Request(url)
+    if fleet is not None:
+        assert fleet.record.token_file is not None
+        token = Path(fleet.record.token_file).read_text().strip()
+        request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def channel_workers(server: InferenceServer) -> list[str]:
