@@ -131,6 +131,11 @@ class Link:
         """Whether large tensors go through shared memory."""
         return self._requests is not None and self.ready
 
+    @property
+    def reads_buffers(self) -> bool:
+        """Whether the worker has mapped what large requests are received into."""
+        return self._buffers is not None
+
     def takes(self, key: ModelKey) -> bool:
         """Whether a batch of this model may be sent now."""
         return (

@@ -184,6 +184,8 @@ class NetworkedChannel:
         """Memory that workers of this machine read without a copy."""
         if self._buffers is None or size < SHARED_BYTES:
             return None
+        if not any(link.reads_buffers for link in self._roster.links()):
+            return None
         return self._buffers.lend(size, aligned)
 
     def submit(self, batch: Batch) -> Future[Tensors]:

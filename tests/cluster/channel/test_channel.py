@@ -168,3 +168,19 @@ async def test_close_finishes_running_batches(setup: Setup):
     await closing
     assert (await running)["y"] == 2
     assert setup.loader.sessions[-1].closed
+
+
+async def test_a_large_request_may_be_received_where_the_worker_reads_it(
+    setup: Setup, request: pytest.FixtureRequest
+):
+    """On one machine only: elsewhere there is nothing to gain, and a body of one's own will do."""
+    await load(setup, SCALE)
+    room = setup.channel.buffer(400_000, aligned=24)
+    expected = request.node.callspec.params["setup"] in ("ipc-reference", "ipc-engine")
+    assert (room is not None) == expected
+    x = np.random.default_rng(0).random((2, 50_000), dtype=np.float32)
+    if room is not None:
+        room[...] = x.reshape(-1).view(np.uint8)
+        x = room.view(np.float32).reshape(x.shape)
+    answer = await setup.channel.submit(batch(SCALE, {"x": x}))
+    np.testing.assert_array_equal(answer["y"], 2 * x)
