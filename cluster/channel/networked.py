@@ -280,8 +280,9 @@ class NetworkedChannel:
 
     def link_down(self, link: Link, cause: Cause, reason: str, flights: list[Flight]) -> None:
         """A worker is lost: what it had goes elsewhere, or into quarantine if it died of it."""
-        expected = cause is Cause.LEFT
-        logger.log(logging.INFO if expected else logging.WARNING, "%s", reason)
+        level = logging.INFO if cause is Cause.LEFT else logging.WARNING
+        # It is tried again and again; said once is enough.
+        logger.log(logging.DEBUG if reason in self._roster.troubles() else level, "%s", reason)
         self._roster.lost(link, reason)
         if cause in (Cause.DIED, Cause.SILENT):
             self._counts[f"workers_{cause.value}"] += 1

@@ -89,7 +89,7 @@ def request(x: np.ndarray, key: ModelKey = KEY) -> Batch:
 class Raw:
     """A peer that sends whatever it is told to."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, server_key: bytes | None = None) -> None:
         self.context: zmq.Context = zmq.Context()
         self.received: asyncio.Queue[list[bytes]] = asyncio.Queue()
         self.ended = asyncio.Event()
@@ -99,6 +99,9 @@ class Raw:
             self.socket = connect(path, self.received.put_nowait, self.ended.set)
         else:
             socket = make_socket(self.context, zmq.DEALER)
+            if server_key is not None:
+                socket.curve_serverkey = server_key
+                socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
             socket.connect(address)
             self.socket = LoopSocket(socket, self.received.put_nowait)
 
@@ -168,6 +171,18 @@ async def test_without_encryption_nobody_gets_in(pair: Pair):
         await asyncio.wait_for(raw.ask(HELLO), 0.3)
     raw.close()
     assert pair.server.sessions == []
+
+
+async def test_the_workers_public_key_alone_lets_nobody_in(pair: Pair):
+    """Whoever can read the announcement has it."""
+    endpoint = await pair.open(folder=None, tcp="127.0.0.1:0", secret=SECRET)
+    assert endpoint.tcp is not None
+    raw = Raw(endpoint.tcp, endpoint.key.encode())
+    with pytest.raises((TimeoutError, PeerGoneError)):
+        await asyncio.wait_for(raw.ask(HELLO), 0.5)
+    raw.close()
+    assert pair.server.sessions == []
+    await pair.works()
 
 
 @pytest.mark.parametrize(
