@@ -25,7 +25,10 @@ from engine.plan.measure import Measure, Requirement
 from engine.plan.options import PLAIN, PlanOptions
 from engine.plan.packing import Known, Pieces, learning, reusing
 from engine.plan.prepared import Prepared
+from engine.plan.ragged import RaggedProgram
+from engine.plan.ragged_sealing import ragged_program
 from engine.plan.segments import Plan, Segment, plan, seal
+from engine.plan.tokens import Unfit
 from engine.plan.weights import gather, packed_names, pieces_of
 
 
@@ -114,7 +117,18 @@ def _packed(made: _Planned) -> Prepared:
         external=graph.external,
         packed=packed,
         weights=weights,
+        ragged=_ragged(made, rest, offsets),
     )
+
+
+def _ragged(
+    made: _Planned, segments: Sequence[Segment], offsets: Mapping[int, int]
+) -> RaggedProgram | str:
+    """The model's program for sequences of different lengths, or why there is none."""
+    try:
+        return ragged_program(made.graph, segments, made.batching, offsets)
+    except Unfit as reason:
+        return str(reason)
 
 
 def _planned(

@@ -154,7 +154,8 @@ class Runner:
                 bound = self.program.bind(sizes, self.gang.threads)
             except DimError as error:
                 raise InputError(f"{self.model}: the inputs' shapes do not fit: {error}") from error
-            self._admit(bound)
+            outputs = zip(bound.outputs, self._item_sizes, strict=True)
+            self.admit(bound.arena + sum(math.prod(shape) * size for shape, size in outputs))
             if self._products is not None:
                 self._products.apply(bound, self._chosen)
             found = Ready(key, bound, self._dtypes, self.gang.threads)
@@ -172,11 +173,9 @@ class Runner:
             self._bound[key] = found
             return found
 
-    def _admit(self, bound: Bound) -> None:
+    def admit(self, need: int) -> None:
         """Refuse sizes whose activations and outputs exceed the memory of this process."""
-        need, memory = bound.arena, cpu.usable_memory()
-        for shape, size in zip(bound.outputs, self._item_sizes, strict=True):
-            need += math.prod(shape) * size
+        memory = cpu.usable_memory()
         if need > memory:
             raise InputError(
                 f"{self.model}: inputs of these sizes need {need / 2**30:.1f} GiB for activations "

@@ -25,6 +25,7 @@ from engine.plan.options import PlanOptions
 from engine.plan.prepared import Prepared
 from engine.plan.store import PlanStore, renamed
 from engine.plan.weights import WeightMemory
+from engine.ragged import Ragged, Sequences
 from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
@@ -104,6 +105,13 @@ class _State:
         )
         measured = bool(prepared.measures)
         self.direct = Direct.of(self.executor.single, self.inputs, self.outputs, measured)
+        self.ragged: Ragged | None = None
+        self.ragged_reason = ""
+        if isinstance(prepared.ragged, str):
+            self.ragged_reason = prepared.ragged
+        elif self.direct is not None:
+            self.ragged = Ragged(prepared.ragged, self.direct.runner)
+            self.ragged_reason = prepared.ragged.summary
         self.fallbacks = prepared.fallbacks
         self.name = prepared.name
 
@@ -112,6 +120,7 @@ class _State:
         state = copy(self)
         state.closed = True
         state.direct = None
+        state.ragged = None
         state.weights = WeightMemory(0)
         state.executor = Executor([], gang, state.weights, self.name)
         return state
@@ -172,6 +181,51 @@ class Session:
                 found = self._rows.run(direct, arrays, sizes)
             return direct.named(found or direct.run(arrays, sizes), outputs)
         return self._interpret(state, arrays, sizes, outputs)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether `run_ragged` runs requests of different lengths together."""
+        return self._state.ragged is not None
+
+    @property
+    def ragged_reason(self) -> str:
+        """What of the model runs once for all sequences, or why nothing does."""
+        return self._state.ragged_reason
+
+    def run_ragged(
+        self, feeds: Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+    ) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """Outputs by name for each of several requests, whose sequences may differ in length.
+
+        Every feed is what `run` takes, of shape [batch, length, ...] with a batch and a length of
+        its own, and every result is what `run` gives for it, byte for byte. Nothing is padded: what
+        the model computes token by token runs once over the tokens of all sequences, the rest
+        sequence by sequence. Results are views of arrays that all requests share. Where `ragged` is
+        false the requests run one after the other; `ragged_reason` says why. Raises InputError that
+        numbers the feed which does not fit the model, RunError where the model fails.
+        """
+        if outputs is not None:
+            self._check(outputs)
+        state = self._state
+        ragged, direct = state.ragged, state.direct
+        if ragged is None or direct is None:
+            return [self.run(feed, outputs) for feed in feeds]
+        program = ragged.program
+        requests, empty = [], {}
+        for number, feed in enumerate(feeds):
+            try:
+                arrays, sizes = state.arguments.accept(feed)
+            except InputError as error:
+                raise InputError(f"{error} (request {number} of {len(feeds)})") from error
+            rows = sizes[program.batch]
+            if rows:
+                requests.append(Sequences(direct.reads(arrays), rows, sizes[program.length]))
+            else:
+                empty[number] = self.run(feed, outputs)
+        self._runs += 1
+        results = ragged.run(requests) if requests else []
+        found = iter([direct.named(result, outputs) for result in results])
+        return [empty[n] if n in empty else next(found) for n in range(len(feeds))]
 
     async def run_async(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None
@@ -284,6 +338,7 @@ class Session:
             "binds": sum(runner.misses for runner in runners),
             "bind_hits": sum(runner.hits for runner in runners),
             "bind_evictions": sum(runner.evictions for runner in runners),
+            "ragged_runs": state.ragged.binds if state.ragged is not None else 0,
             "bound_bytes": sum(runner.bound_bytes for runner in runners),
             "native_segments": len(runners),
             "fallback_segments": state.fallbacks,

@@ -56,6 +56,20 @@ class Bound:
         return int(self.operations.nbytes + self.parameters.nbytes)
 
 
+@dataclass(slots=True)
+class Series:
+    """A program for several values of a size, one row each.
+
+    `trailing` holds the values of what follows the calls' numbers in the program's code: shapes of
+    the outputs, and whatever stands before them. `estimates` are in nanoseconds.
+    """
+
+    operations: Words
+    parameters: Words
+    trailing: Words
+    estimates: Words
+
+
 @dataclass(frozen=True)
 class Step:
     """One kernel call: label and operator of the node it comes from, and the kernel."""
@@ -200,6 +214,37 @@ class Sealed:
         inline = threads == 1 or estimate < self.inline_ns or not parallel
         outputs = _shapes(shapes, self.ranks)
         return Bound(operations, parameters, count, arena, outputs, inline, estimate)
+
+    def bind_series(self, name: str, series: Sequence[int], threads: int) -> Series:
+        """The program for each of several values of one size, all others being 1.
+
+        For programs without buffers of their own. Raises DimError where a value does not fit.
+        """
+        count, calls = len(series), len(self.steps)
+        parameters = np.empty((count, len(self.template)), np.int64)
+        parameters[:] = self.template
+        operations = np.zeros((count, calls, Op.WORDS), np.int64)
+        values = np.empty((count, len(self._values)), np.int64)
+        estimates = np.empty(count, np.int64)
+        place, step = address(parameters), parameters.strides[0]
+        table, row = address(operations), operations.strides[0]
+        with self._lock:
+            block, given = self._fields, self._given
+            register = 0
+            for number, symbol in enumerate(self.symbols):
+                given[number] = 1
+                register = number if symbol == name else register
+            for number, size in enumerate(series):
+                if self.symbols:
+                    given[register] = size
+                block[Bind.OPERATIONS // 8] = table
+                status = self._native(self._block_address, place, 0, threads)
+                if status:
+                    self._refuse([size if s == name else 1 for s in self.symbols], status)
+                values[number] = self._values
+                estimates[number] = block[Bind.ESTIMATE // 8]
+                place, table = place + step, table + row
+        return Series(operations, parameters, values[:, self._shapes_at :], estimates)
 
     def predict(self, sizes: Mapping[str, int], threads: int) -> list[int]:
         """Predicted nanoseconds of every call on one thread. Raises DimError as `bind`."""

@@ -9,6 +9,7 @@ from engine.graph.ir import Value
 from engine.plan.binding import Sealed
 from engine.plan.interpreted import Control, Fallback, every
 from engine.plan.measure import Measure, Requirement
+from engine.plan.ragged import RaggedProgram
 from engine.plan.weights import WeightMemory
 
 
@@ -18,7 +19,8 @@ class Prepared:
 
     `guards` are what the sizes must fulfil; `measures` tells which sizes are numbers of its inputs;
     `batching` tells whether rows are independent and why, `external` names the files beside the
-    model that constants came from, `packed` names the weights that were packed.
+    model that constants came from, `packed` names the weights that were packed. `ragged` runs
+    sequences of different lengths together, or says why none of that is possible.
     """
 
     name: str
@@ -32,10 +34,14 @@ class Prepared:
     packed: tuple[str, ...]
     weights: WeightMemory
     measures: tuple[Measure, ...] = ()
+    ragged: RaggedProgram | str = "the model was not looked at"
 
-    def programs(self) -> list[Sealed]:
+    def programs(self) -> list[Sealed | RaggedProgram]:
         """Every native program, those of subgraphs too."""
-        return [segment for segment in every(self.segments) if isinstance(segment, Sealed)]
+        found: list[Sealed | RaggedProgram] = [
+            segment for segment in every(self.segments) if isinstance(segment, Sealed)
+        ]
+        return found if isinstance(self.ragged, str) else [*found, self.ragged]
 
     @property
     def fallbacks(self) -> int:

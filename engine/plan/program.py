@@ -49,7 +49,7 @@ class Program:
 
     def seal(self, weights: Mapping[int, int]) -> Sealed:
         """The program as data; `weights` gives the byte offset of each weight by buffer index."""
-        used = self._arena_buffers()
+        used = self.arena_buffers()
         places = {id(buffer): i for i, buffer in enumerate(used)}
         template: list[int] = []
         dynamic: list[tuple[int, Dim]] = []
@@ -127,7 +127,8 @@ class Program:
         first = FIRST_ARGUMENT + (len(self.inputs) if buffer.space is Space.OUTPUT else 0)
         return first + buffer.index
 
-    def _arena_buffers(self) -> list[Buffer]:
+    def arena_buffers(self) -> list[Buffer]:
+        """Buffers in the arena, in the order in which calls touch them."""
         found: dict[int, Buffer] = {}
         for call in self.calls:
             for tensor in (*call.tensors(False), *call.tensors(True)):
