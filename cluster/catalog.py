@@ -26,6 +26,7 @@ from cluster.errors import (
     ModelUnavailableError,
     RepositoryError,
 )
+from cluster.ragged import RaggedAxes
 from cluster.repository import VERSION, Repository, RepositoryEntry
 from cluster.session import Tensor
 from engine.errors import InputError
@@ -75,6 +76,11 @@ class ServedModel:
     def version(self) -> str:
         """Version as the protocol writes it."""
         return str(self.key.version)
+
+    @property
+    def ragged(self) -> RaggedAxes | None:
+        """The axes in which requests of a batch may differ, None where in the first alone."""
+        return self.description.ragged if self.config.ragged else None
 
     def admit(self, inputs: Mapping[str, Tensor]) -> None:
         """Raise `InputError` unless a request fits the model and its largest admitted shape."""

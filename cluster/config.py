@@ -26,6 +26,11 @@ class ModelConfig(BaseModel):
     max_batch_size: PositiveInt | None = Field(
         default=None, description="Most rows in one batch; 1 runs every request alone."
     )
+    ragged: bool = Field(
+        default=True,
+        description="Requests of different lengths share a batch where the engine can do so "
+        "without padding.",
+    )
     max_queue: PositiveInt | None = Field(
         default=None, description="Most requests that wait; more are refused with 503."
     )

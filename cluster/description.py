@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.session import Session, Tensor
+from cluster.ragged import RaggedAxes, known_shapes
+from cluster.session import RaggedSession, Session, Tensor
 from engine.errors import InputError
 
 
@@ -29,16 +30,19 @@ class ModelDescription:
     outputs: tuple[TensorDescription, ...]
     batch_axis: bool
     batch_reason: str
+    ragged: RaggedAxes | None = None
+    """The axes in which requests that share a batch may differ; None where only the first may."""
 
     @classmethod
     def of(cls, session: Session) -> ModelDescription:
         """Describe a session."""
-        return cls(
-            tuple(TensorDescription(t.name, t.dtype, tuple(t.shape)) for t in session.inputs),
-            tuple(TensorDescription(t.name, t.dtype, tuple(t.shape)) for t in session.outputs),
-            bool(session.batch_axis),
-            session.batch_reason,
-        )
+        inputs = tuple(TensorDescription(t.name, t.dtype, tuple(t.shape)) for t in session.inputs)
+        outputs = tuple(TensorDescription(t.name, t.dtype, tuple(t.shape)) for t in session.outputs)
+        names = session.ragged_axes if isinstance(session, RaggedSession) else None
+        axes = None if names is None else RaggedAxes(*names)
+        if axes is not None and not known_shapes(axes, (*inputs, *outputs)):
+            axes = None
+        return cls(inputs, outputs, bool(session.batch_axis), session.batch_reason, axes)
 
     def check(self, model: str, inputs: Mapping[str, Tensor]) -> None:
         """Raise `InputError` unless names, element types, ranks and sizes fit the model.

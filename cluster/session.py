@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,20 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the session holds; must not be called while a run is in progress."""
+
+
+@runtime_checkable
+class RaggedSession(Protocol):
+    """A session that may run requests of different lengths together."""
+
+    @property
+    def ragged_axes(self) -> tuple[str, str] | None:
+        """Names of the batch and of the length in the inputs' shapes; None where it may not."""
+
+    async def run_ragged_async(
+        self, feeds: Sequence[Mapping[str, Tensor]], outputs: Sequence[str] | None = None
+    ) -> list[Tensors]:
+        """Run requests together; each gets the bytes that it would get alone."""
 
 
 class Loader(Protocol):

@@ -126,9 +126,7 @@ class Ragged:
         for request in requests:
             last = first + request.rows
             own, at = [], 0
-            for number, (array, rank) in enumerate(
-                zip(outputs, self.program.ranks, strict=True)
-            ):
+            for number, (array, rank) in enumerate(zip(outputs, self.program.ranks, strict=True)):
                 size = array.itemsize
                 part = array[starts[first][number] // size : starts[last][number] // size]
                 # Axis 0 is that of the rows.

@@ -188,6 +188,12 @@ class Session:
         return self._state.ragged is not None
 
     @property
+    def ragged_axes(self) -> tuple[str, str] | None:
+        """Names of the batch and of the length in the inputs' shapes, None unless `ragged`."""
+        ragged = self._state.ragged
+        return None if ragged is None else (ragged.program.batch, ragged.program.length)
+
+    @property
     def ragged_reason(self) -> str:
         """What of the model runs once for all sequences, or why nothing does."""
         return self._state.ragged_reason
@@ -226,6 +232,14 @@ class Session:
         results = ragged.run(requests) if requests else []
         found = iter([direct.named(result, outputs) for result in results])
         return [empty[n] if n in empty else next(found) for n in range(len(feeds))]
+
+    async def run_ragged_async(
+        self, feeds: Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+    ) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """As `run_ragged`, in a worker thread, so that the running asyncio loop stays free."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run_ragged, feeds, outputs)
 
     async def run_async(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None

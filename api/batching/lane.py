@@ -1,4 +1,4 @@
-"""A lane: requests that may share a batch because only their batch axis may differ."""
+"""A lane: requests that may share a batch, since nothing but what the model allows differs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from cluster.session import Tensors
 def lane_key(model: ServedModel, inputs: Tensors) -> Hashable:
     """What two requests must have in common to share a batch.
 
-    The model incarnation, and for every input its data type and its shape without the batch axis.
+    The model incarnation, and for every input its data type and its shape without the batch axis;
+    where the engine runs requests of different lengths together, the data type alone.
     """
+    if model.ragged is not None:
+        return (model.key, tuple(inputs[t.name].dtype for t in model.description.inputs))
     return (
         model.key,
         tuple(

@@ -23,6 +23,7 @@ from api.statistics import Statistics
 from cluster.catalog import ServedModel
 from cluster.channel import Batch, Channel, ModelKey
 from cluster.errors import ClusterError, DeadlineError, PoisonError
+from cluster.ragged import sizes_of, split
 from cluster.session import Tensors
 from engine.errors import InputError, RunError
 
@@ -188,6 +189,7 @@ class Scheduler:
             [request.inputs for request in requests],
             tuple(spec.name for spec in model.description.outputs if spec.name in wanted),
             max(request.deadline for request in requests),
+            ragged=model.ragged is not None and _differ(requests),
         )
         started_ns = time.perf_counter_ns()
         try:
@@ -195,31 +197,30 @@ class Scheduler:
         except ClusterError as error:
             _fail(requests, error)
             return
-        answer.add_done_callback(partial(self._finish, requests, started_ns))
+        answer.add_done_callback(partial(self._finish, requests, batch.ragged, started_ns))
 
     def _finish(
-        self, requests: list[PendingRequest], started_ns: int, answer: Future[Tensors]
+        self,
+        requests: list[PendingRequest],
+        ragged: bool,
+        started_ns: int,
+        answer: Future[Tensors],
     ) -> None:
         error = answer.exception()
         if error is not None:
             self._explain(requests, error)
             return
-        outputs = answer.result()
         run_ns = time.perf_counter_ns() - started_ns
-        rows = sum(request.rows for request in requests)
-        if len(requests) > 1 and any(array.shape[:1] != (rows,) for array in outputs.values()):
+        try:
+            parts = _parts(requests, answer.result(), ragged)
+        except ValueError as problem:
             model = requests[0].model
-            logger.error("model '%s' does not keep its batch rows apart", model.name)
+            logger.error("model '%s' does not keep its batch rows apart: %s", model.name, problem)
             self._run_alone(requests)
             return
+        rows = sum(request.rows for request in requests)
         self._learn(requests[0].model, rows, len(requests), run_ns)
-        position = 0
-        for request in requests:
-            own = outputs
-            if len(requests) > 1:
-                span = slice(position, position + request.rows)
-                own = {name: array[span] for name, array in outputs.items()}
-                position += request.rows
+        for request, own in zip(requests, parts, strict=True):
             if not request.future.done():
                 queue_ns = started_ns - request.queued_ns
                 request.future.set_result(InferResult(own, queue_ns, run_ns))
@@ -247,6 +248,37 @@ class Scheduler:
         key = (model.name, model.version)
         before = self._seconds_per_row.get(key, newest)
         self._seconds_per_row[key] = before + _SMOOTHING * (newest - before)
+
+
+def _differ(requests: list[PendingRequest]) -> bool:
+    """Whether requests differ in more than their rows."""
+    first = requests[0].inputs
+    return any(
+        array.shape[1:] != first[name].shape[1:]
+        for request in requests
+        for name, array in request.inputs.items()
+    )
+
+
+def _parts(requests: list[PendingRequest], outputs: Tensors, ragged: bool) -> list[Tensors]:
+    """The outputs of every request of a batch; ValueError where they are not those of its rows."""
+    if len(requests) == 1:
+        return [outputs]
+    description = requests[0].model.description
+    if ragged and (axes := description.ragged) is not None:
+        sizes = [sizes_of(axes, description.inputs, request.inputs) for request in requests]
+        return split(axes, description.outputs, outputs, sizes)
+    rows = sum(request.rows for request in requests)
+    for name, array in outputs.items():
+        if array.shape[:1] != (rows,):
+            raise ValueError(f"'{name}' has the shape {list(array.shape)} for {rows} rows")
+    parts: list[Tensors] = []
+    position = 0
+    for request in requests:
+        span = slice(position, position + request.rows)
+        parts.append({name: array[span] for name, array in outputs.items()})
+        position += request.rows
+    return parts
 
 
 def _fail(requests: list[PendingRequest], error: BaseException) -> None:

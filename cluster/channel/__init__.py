@@ -44,13 +44,16 @@ class Batch:
 
     The parts travel separately, so that a channel can write each row straight to where the worker
     reads it. A single part is run as it is, whatever its shape. `deadline` is on the clock of
-    `time.monotonic`, in seconds; `outputs` None means all.
+    `time.monotonic`, in seconds; `outputs` None means all. A `ragged` batch has parts of different
+    lengths (`cluster.ragged`): they run together without padding, and every output is flat, the
+    elements for one part behind those for another.
     """
 
     key: ModelKey
     parts: Sequence[Mapping[str, Tensor]]
     outputs: tuple[str, ...] | None
     deadline: float
+    ragged: bool = False
 
     def gather(self) -> Mapping[str, Tensor]:
         """The batch's inputs as single tensors; copies only where there are several parts."""

@@ -9,6 +9,7 @@ import numpy as np
 from cluster.channel.tensors import DTYPES
 from cluster.channel.wire import WireError
 from cluster.description import ModelDescription, TensorDescription
+from cluster.ragged import RaggedAxes, known_shapes
 
 
 def pack_description(description: ModelDescription) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def pack_description(description: ModelDescription) -> dict[str, Any]:
         "outputs": listing(description.outputs),
         "batch_axis": description.batch_axis,
         "batch_reason": description.batch_reason,
+        "ragged": list(description.ragged) if description.ragged is not None else None,
     }
 
 
@@ -33,8 +35,12 @@ def unpack_description(data: Any) -> ModelDescription:
             "outputs": [*outputs],
             "batch_axis": bool(batch_axis),
             "batch_reason": str(reason),
+            "ragged": None | [str(), str()] as ragged,
         }:
-            return ModelDescription(_tensors(inputs), _tensors(outputs), batch_axis, reason)
+            axes = None if ragged is None else RaggedAxes(*ragged)
+            found = _tensors(inputs), _tensors(outputs)
+            if axes is None or known_shapes(axes, (*found[0], *found[1])):
+                return ModelDescription(*found, batch_axis, reason, axes)
     raise WireError("a model's description cannot be read")
 
 

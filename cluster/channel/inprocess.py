@@ -27,7 +27,8 @@ from cluster.channel.status import WorkerStatus
 from cluster.containers import with_tensors
 from cluster.description import ModelDescription
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
-from cluster.session import Loader, LoadProgress, Session, Tensor, Tensors
+from cluster.ragged import flatten
+from cluster.session import Loader, LoadProgress, RaggedSession, Session, Tensor, Tensors
 from engine.errors import EngineError
 
 logger = logging.getLogger("packhorse.cluster")
@@ -172,7 +173,10 @@ class InProcessChannel:
     async def _run(self, resident: _Resident, batch: Batch) -> Tensors:
         if time.monotonic() >= batch.deadline:
             raise DeadlineError(f"model '{batch.key.name}': the deadline passed before the run")
-        return await resident.session.run_async(batch.gather(), batch.outputs)
+        session = resident.session
+        if batch.ragged and isinstance(session, RaggedSession):
+            return flatten(await session.run_ragged_async(batch.parts, batch.outputs))
+        return await session.run_async(batch.gather(), batch.outputs)
 
     def _finished(self, resident: _Resident) -> None:
         self._running -= 1

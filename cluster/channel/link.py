@@ -31,6 +31,7 @@ from cluster.channel.wire import Kind, Message, VersionError, WireError
 from cluster.description import ModelDescription
 from cluster.discovery import WorkerEndpoint
 from cluster.errors import ChannelError
+from cluster.ragged import sizes_of
 from cluster.session import LoadProgress, Tensors
 from engine.errors import InputError
 
@@ -149,7 +150,10 @@ class Link:
         """Send a batch; raises `InputError` if it has no form on the wire."""
         batch = flight.batch
         try:
-            parcel = pack_batch(batch.parts, self._requests, self._buffers)
+            parts = batch.parts
+            if batch.ragged:
+                parts = [{name: a.reshape(-1) for name, a in part.items()} for part in parts]
+            parcel = pack_batch(parts, self._requests, self._buffers)
         except (TypeError, ValueError) as error:
             raise InputError(f"model '{batch.key.name}': {error}") from None
         self._next += 1
@@ -162,6 +166,10 @@ class Link:
             "tensors": parcel.listing,
             "released": self._released(),
         }
+        description = self.models[batch.key]
+        if batch.ragged and description.ragged is not None:
+            axes, inputs = description.ragged, description.inputs
+            body["sizes"] = [sizes_of(axes, inputs, part) for part in batch.parts]
         left = batch.deadline - time.monotonic()
         self._send(Kind.RUN, body, flight.id, left, parcel.frames)
 

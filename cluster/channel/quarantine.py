@@ -20,6 +20,7 @@ import numpy as np
 from cluster.channel import Batch, ModelKey
 from cluster.channel.flight import Flight
 from cluster.errors import ChannelError, PoisonError
+from cluster.ragged import flatten
 from cluster.session import Tensor, Tensors
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Quarantine:
         elif errors:
             flight.fail(errors[0])
         else:
-            flight.succeed(_join(answers))
+            flight.succeed(flatten(answers) if flight.batch.ragged else _join(answers))
 
     async def _alone(self, flight: Flight, part: Mapping[str, Tensor]) -> Tensors:
         """Run one request of a batch alone; raises `LostError` if it is guilty."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -108,7 +108,11 @@ class SharedModels:
 
     def submit(self, held: HeldModel, batch: Batch) -> asyncio.Future[Tensors]:
         """Run a batch, whatever key it names, on a session."""
-        return self._channel.submit(Batch(held.key, batch.parts, batch.outputs, batch.deadline))
+        return self._channel.submit(replace(batch, key=held.key))
+
+    def describe(self, held: HeldModel) -> ModelDescription:
+        """What a session that is held takes and gives."""
+        return self._channel.describe(held.key)
 
     def stats(self, held: HeldModel) -> dict[str, int | float]:
         """Counters of a session."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from cluster.channel.tensors import unpack
 from cluster.channel.wire import Kind, Message, WireError
 from cluster.discovery import WorkerEndpoint, new_incarnation
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
+from cluster.ragged import split
 from cluster.repository import Repository
 from cluster.session import Tensors
 from cluster.worker.listeners import Listeners, Socket
@@ -225,15 +226,35 @@ class EndpointServer:
             if len(session.runs) >= 2 * self._options.credits + 2:
                 raise ChannelError(f"worker '{self._options.worker}' has no credit left for a run")
             inputs = unpack(body.get("tensors"), message.frames, session.requests, session.buffers)
+            parts = self._parts(model, inputs, body.get("sizes"))
             outputs = wire.texts(body, "outputs")
         except (WireError, ChannelError, ModelUnavailableError) as error:
             session.refuse(message.id, error)
             return
         left = message.left_s if message.left_s is not None else 3600.0
-        run = Run(session, message.id, model, inputs, outputs, session.last_run + left)
+        run = Run(session, message.id, model, parts, outputs, session.last_run + left)
         session.runs[message.id] = run
         self._turns.add(session, run)
         self._pump()
+
+    def _parts(self, model: HeldModel, inputs: Tensors, sizes: Any) -> Sequence[Tensors]:
+        """The requests of a batch where they differ in length, else its inputs."""
+        if sizes is None:
+            return (inputs,)
+        description = self.models.describe(model)
+        if description.ragged is None or not isinstance(sizes, list) or len(sizes) < 2:
+            raise WireError("requests of different lengths do not run together here")
+        pairs = []
+        for entry in sizes:
+            match entry:
+                case [int(rows), int(length)] if rows >= 0 and length >= 0:
+                    pairs.append((rows, length))
+                case _:
+                    raise WireError("the sizes of a request cannot be read")
+        try:
+            return split(description.ragged, description.inputs, inputs, pairs)
+        except (KeyError, ValueError) as error:
+            raise WireError(f"the requests of a batch cannot be told apart: {error}") from None
 
     def _on_cancel(self, session: Session, message: Message) -> None:
         if (loading := session.loads.get(message.id)) is not None:
@@ -314,7 +335,8 @@ class EndpointServer:
             return
         self._running += 1
         self._watchdog.begin(run, f"model '{run.model.key.name}'", run.deadline)
-        batch = Batch(run.model.key, (run.inputs,), run.outputs, run.deadline)
+        ragged = len(run.parts) > 1
+        batch = Batch(run.model.key, run.parts, run.outputs, run.deadline, ragged)
         answer = self.models.submit(run.model, batch)
         answer.add_done_callback(partial(self._finish, run, began))
 

@@ -30,7 +30,7 @@ class Run:
     session: Session
     id: int
     model: HeldModel
-    inputs: Tensors
+    parts: Sequence[Tensors]
     outputs: tuple[str, ...] | None
     deadline: float
 

@@ -267,7 +267,12 @@ class Sealed:
 
     def offsets(self) -> list[int]:
         """Where the last binding placed the arena's buffers, in bytes."""
-        placed: list[int] = self._keep[Bind.OFFSETS].tolist()
+        offsets: list[int] = self.placed().tolist()
+        return offsets
+
+    def placed(self) -> Words:
+        """As `offsets`, as an array that the next binding overwrites."""
+        placed: Words = self._keep[Bind.OFFSETS]
         return placed
 
     def _refuse(self, sizes: Sequence[int], status: int) -> None:

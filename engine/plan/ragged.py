@@ -132,7 +132,7 @@ class RaggedProgram:
             sizes[symbol] = int(starts[-1, number])
         with self._lock:
             bound = self.whole.bind(sizes, threads)
-            offsets = self.whole.offsets()
+            offsets = self.whole.placed().copy()
         first = self._first(bound.count, count)
         total, head = int(first[-1]), len(bound.parameters)
         step = series.parameters.shape[1]
@@ -209,7 +209,8 @@ class RaggedProgram:
         small = (rows[:, :, Op.ITEMS // 8] == 1).all(1)
         members = np.full(-(-count // size), size)
         members[-1] = count - size * (len(members) - 1)
-        rows[np.ix_(small, np.arange(0, count, size), [Op.GROUP // 8])] = members[:, None]
+        groups = rows[:, ::size, Op.GROUP // 8]
+        groups[small] = members
         table[at] = rows
 
 

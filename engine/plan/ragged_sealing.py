@@ -161,9 +161,7 @@ def _each(
     made = Program(calls, program.inputs, [*program.outputs, *sizes], [], [], program.inline_ns)
     touched = [id(buffer) for buffer in made.arena_buffers()]
     none = np.zeros(0, np.int64)
-    sealed = replace(
-        made.seal(weights), arena_at=none, arena_of=none, lifetimes=none.reshape(0, 2)
-    )
+    sealed = replace(made.seal(weights), arena_at=none, arena_of=none, lifetimes=none.reshape(0, 2))
     behind = len(touched) + sum(len(value.shape or ()) for value in program.outputs)
     own_at = [
         behind + outer.index(number) if number in outer else touched.index(id(buffers[number]))

@@ -159,9 +159,7 @@ class _Analysis:
                 place = Place(Room.OWN)
             tokens.places[key] = place
         tokens.apart = [
-            call.node.op
-            for call, form in zip(self.calls, forms, strict=True)
-            if form is Form.EACH
+            call.node.op for call, form in zip(self.calls, forms, strict=True) if form is Form.EACH
         ]
         return tokens
 
@@ -249,9 +247,7 @@ class _View:
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor holds the same for every sequence."""
-        return (
-            tensor.buffer.space is Space.WEIGHTS or id(tensor.buffer) in self.analysis.shared
-        )
+        return tensor.buffer.space is Space.WEIGHTS or id(tensor.buffer) in self.analysis.shared
 
     def carried(self, tensor: Tensor) -> _Axis:
         """The axis along which a tensor carries tokens; Unfit where it does not do so densely."""

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.reference import ReferenceEvaluator
 
-from cluster.session import Loader, LoadProgress, Session, Tensor, Tensors
+from cluster.session import Loader, LoadProgress, RaggedSession, Session, Tensor, Tensors
 from engine.errors import InputError, ModelError, RunError
 
 
@@ -39,6 +39,8 @@ class ReferenceSession:
         mixing = any(prop.key == "mixes_rows" for prop in model.metadata_props)
         self.batch_axis = len(first) == 1 and isinstance(next(iter(first)), str) and not mixing
         self.batch_reason = "a double's guess"
+        ragged = any(prop.key == "ragged" for prop in model.metadata_props)
+        self.ragged_axes = ("N", "T") if ragged else None
         self._evaluator = ReferenceEvaluator(model)
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> Tensors:
@@ -57,6 +59,11 @@ class ReferenceSession:
     ) -> Tensors:
         return await asyncio.to_thread(self.run, inputs, outputs)
 
+    async def run_ragged_async(
+        self, feeds: Sequence[Mapping[str, Tensor]], outputs: Sequence[str] | None = None
+    ) -> list[Tensors]:
+        return [await self.run_async(feed, outputs) for feed in feeds]
+
     def stats(self) -> dict[str, int | float]:
         return {}
 
@@ -70,7 +77,8 @@ def load_reference(path: Path, *, threads: int | None, progress: LoadProgress) -
 
 
 class HeldSession:
-    """Any session; `runs` has the first input's shape of every run that succeeded."""
+    """Any session; `runs` has the first input's shape of every run that succeeded, `ragged_runs`
+    those of every request of a ragged one."""
 
     def __init__(self, session: Session, gate: threading.Event) -> None:
         self._session = session
@@ -79,6 +87,8 @@ class HeldSession:
         self.outputs = session.outputs
         self.batch_axis = session.batch_axis
         self.batch_reason = session.batch_reason
+        self.ragged_axes = session.ragged_axes if isinstance(session, RaggedSession) else None
+        self.ragged_runs: list[list[tuple[int, ...]]] = []
         self.runs: list[tuple[int, ...]] = []
         self.closed = False
 
@@ -96,6 +106,16 @@ class HeldSession:
         assert not self.closed
         results = await self._session.run_async(inputs, outputs)
         self._record(inputs)
+        return results
+
+    async def run_ragged_async(
+        self, feeds: Sequence[Mapping[str, Tensor]], outputs: Sequence[str] | None = None
+    ) -> list[Tensors]:
+        assert isinstance(self._session, RaggedSession)
+        if not self._gate.is_set():
+            await asyncio.to_thread(self._gate.wait, 20)
+        results = await self._session.run_ragged_async(feeds, outputs)
+        self.ragged_runs.append([next(iter(feed.values())).shape for feed in feeds])
         return results
 
     def stats(self) -> Mapping[str, int | float]:

@@ -83,6 +83,27 @@ def row_total() -> onnx.ModelProto:
     )
 
 
+def sequences() -> onnx.ModelProto:
+    """y = x times a matrix, token by token; mean = its mean over the length."""
+    matrix = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    return _model(
+        [
+            helper.make_node("MatMul", ["x", "matrix"], ["y"]),
+            helper.make_node("ReduceMean", ["y", "axis"], ["mean"], keepdims=0),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", 3])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "T", 4]),
+            helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["N", 4]),
+        ],
+        [
+            numpy_helper.from_array(matrix, "matrix"),
+            numpy_helper.from_array(np.array([1]), "axis"),
+        ],
+        ragged=True,
+    )
+
+
 def reciprocal() -> onnx.ModelProto:
     """y = 1 / x."""
     return _model(
@@ -170,6 +191,7 @@ def _model(
     weights: Sequence[onnx.TensorProto] = (),
     *,
     mixes_rows: bool = False,
+    ragged: bool = False,
     learning: bool = False,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
@@ -177,7 +199,7 @@ def _model(
     if learning:
         opsets.append(helper.make_opsetid("ai.onnx.ml", 3))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    if mixes_rows:
-        helper.set_model_props(model, {"mixes_rows": "yes"})
+    said = {"mixes_rows": mixes_rows, "ragged": ragged}
+    helper.set_model_props(model, {name: "yes" for name, holds in said.items() if holds})
     onnx.checker.check_model(model)
     return model

@@ -67,6 +67,63 @@ async def test_multi_batch_different_shape(bench, shapes):
     assert b.statistics.executions == 1 + shapes
 
 
+def sentence(length: int, rows: int = 1) -> np.ndarray:
+    values = np.random.default_rng(length).standard_normal((rows, length, 3))
+    return values.astype(np.float32)
+
+
+async def test_requests_of_different_lengths_share_a_batch(bench):
+    b = await bench(small_models.sequences())
+    first = await b.occupy(sentence(3))
+    sizes = [(5, 1), (1, 2), (120, 1), (5, 3)]
+    rest = [b.send(sentence(*size)) for size in sizes]
+    await b.settle(len(sizes))
+    b.loader.release()
+    found = await answers(first, *rest)
+    session = b.loader.sessions[0]
+    assert session.ragged_runs == [[(rows, length, 3) for length, rows in sizes]]
+    for size, answer in zip([(3, 1), *sizes], found, strict=True):
+        alone = session.run({"x": sentence(*size)}, ["y"])["y"]
+        np.testing.assert_array_equal(answer, alone)
+    assert b.statistics.inferences == 8
+    assert b.statistics.executions == 2
+    assert b.statistics.batches[7].count == 1
+
+
+async def test_equal_lengths_are_an_ordinary_batch(bench):
+    b = await bench(small_models.sequences())
+    await answers(*(b.send(sentence(8)) for _ in range(3)))
+    assert b.runs == [(3, 8, 3)]
+    assert b.loader.sessions[0].ragged_runs == []
+
+
+async def test_lengths_stay_apart_where_the_model_is_configured_so(bench, monkeypatch):
+    b = await bench(small_models.sequences())
+    monkeypatch.setattr(b.model, "config", ModelConfig(ragged=False))
+    first = await b.occupy(sentence(3))
+    rest = [b.send(sentence(length)) for length in (5, 6, 5)]
+    await b.settle(3)
+    b.loader.release()
+    await answers(first, *rest)
+    assert sorted(b.runs[1:]) == [(1, 6, 3), (2, 5, 3)]
+
+
+async def test_a_ragged_answer_of_another_size_is_taken_apart_by_running_alone(bench, monkeypatch):
+    b = await bench(small_models.sequences())
+    first = await b.occupy(sentence(3))
+    rest = [b.send(sentence(length)) for length in (5, 6)]
+    await b.settle(2)
+
+    async def wrong(feeds, outputs=None):
+        return [{"y": np.zeros(1, np.float32)} for _ in feeds]
+
+    monkeypatch.setattr(b.loader.sessions[0], "run_ragged_async", wrong)
+    b.loader.release()
+    for length, answer in zip((3, 5, 6), await answers(first, *rest), strict=True):
+        assert answer.shape == (1, length, 4)
+    assert b.runs[1:] == [(1, 5, 3), (1, 6, 3)]
+
+
 async def test_multi_row_requests_fill_up_to_the_limit(bench):
     b = await bench(max_batch_size=8)
     first = await b.occupy(row(0))

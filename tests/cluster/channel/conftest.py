@@ -78,6 +78,7 @@ async def setup(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     loader = HeldLoader(load)
     small_models.store(tmp_path, "scale", small_models.scale(2))
     small_models.store(tmp_path, "lookup", small_models.lookup())
+    small_models.store(tmp_path, "sequences", small_models.sequences())
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     async with make(loader, tmp_path) as channel:
         yield Setup(channel, loader, tmp_path)

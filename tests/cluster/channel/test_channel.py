@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cluster.channel import Batch, ModelKey, ModelSource
 from cluster.errors import DeadlineError, LoadError, ModelUnavailableError
+from cluster.ragged import split
 from engine.errors import RunError
 from tests.cluster.channel.conftest import Setup
 
 SCALE = ModelKey("scale", 1, 1)
 LOOKUP = ModelKey("lookup", 1, 2)
+SEQUENCES = ModelKey("sequences", 1, 3)
 
 
 def batch(key: ModelKey, *parts: dict, outputs: tuple[str, ...] | None = None, seconds: float = 20):
@@ -48,6 +51,30 @@ async def test_parts_are_joined_along_axis_0(setup: Setup):
     answer = await setup.channel.submit(batch(SCALE, rows(1), rows(2, 3), rows(4)))
     np.testing.assert_array_equal(answer["y"], [[2], [4], [6], [8]])
     assert setup.loader.sessions[-1].runs[-1] == (4, 1)
+
+
+def sentences(*sizes: tuple[int, int]) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.standard_normal((*size, 3)).astype(np.float32)} for size in sizes]
+
+
+@pytest.mark.parametrize("longest", [9, 20_000])
+async def test_parts_of_different_lengths_run_together(setup: Setup, longest: int):
+    """The longest tensors of 20,000 tokens go through shared memory where there is any."""
+    description = await load(setup, SEQUENCES)
+    assert description.ragged == ("N", "T")
+    sizes = [(1, 5), (2, longest), (1, 1)]
+    parts = sentences(*sizes)
+    request = batch(SEQUENCES, *parts)
+    answer = await setup.channel.submit(replace(request, ragged=True))
+    session = setup.loader.sessions[-1]
+    assert session.ragged_runs == [[(*size, 3) for size in sizes]]
+    found = split(description.ragged, description.outputs, answer, sizes)
+    for part, own in zip(parts, found, strict=True):
+        alone = await setup.channel.submit(batch(SEQUENCES, part))
+        assert own.keys() == alone.keys() == {"y", "mean"}
+        for name, array in alone.items():
+            np.testing.assert_array_equal(own[name], array)
 
 
 async def test_only_asked_outputs_come_back(setup: Setup):
