@@ -134,6 +134,10 @@ class KernelBuilder:
         zeros = ir.Constant(ir.VectorType(I32, lanes), [I32(0)] * lanes)
         return Val(self, self.b.shuffle_vector(seed, ir.Constant(kind, ir.Undefined), zeros))
 
+    def iota(self, kind: Any) -> Val:
+        """0, 1, 2, ... in the lanes of a vector type."""
+        return Val(self, ir.Constant(kind, [kind.element(lane) for lane in range(kind.count)]))
+
     def shuffle(self, a: Val, b: Val, lanes: Sequence[Int]) -> Val:
         """Lanes picked from `a` followed by `b`."""
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), [I32(lane) for lane in lanes])
@@ -212,9 +216,7 @@ class KernelBuilder:
 
     def mask(self, count: Val, lanes: Int) -> Val:
         """Mask of the first `count` (i64) of `lanes` lanes."""
-        kind = ir.VectorType(I32, lanes)
-        steps = Val(self, ir.Constant(kind, [I32(lane) for lane in range(lanes)]))
-        return steps < self.convert(count, I32)
+        return self.iota(ir.VectorType(I32, lanes)) < self.convert(count, I32)
 
     @staticmethod
     def _align(kind: Any) -> Int:

@@ -83,6 +83,8 @@ _MODULES: Final = (
     "engine.kernels.distinct",
     "engine.kernels.dot",
     "engine.kernels.elementwise",
+    "engine.kernels.fourier",
+    "engine.kernels.fourier_tables",
     "engine.kernels.gather",
     "engine.kernels.grid",
     "engine.kernels.halo",

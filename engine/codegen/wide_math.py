@@ -202,6 +202,12 @@ def cos(k: KernelBuilder, x: Val) -> Val:
     return _quadrant(k, quadrant + 1, sine, cosine)
 
 
+def sine_cosine(k: KernelBuilder, x: Val) -> tuple[Val, Val]:
+    """Sine and cosine for ``|x| < 2**20``, each within 2**-51; NaN at inf."""
+    quadrant, sine, cosine = _sine_cosine(k, x)
+    return _quadrant(k, quadrant, sine, cosine), _quadrant(k, quadrant + 1, sine, cosine)
+
+
 def tan(k: KernelBuilder, x: Val) -> Val:
     """Tangent for ``|x| < 2**20``; beyond that the phase is lost; NaN at inf."""
     quadrant, sine, cosine = _sine_cosine(k, x)

@@ -310,6 +310,7 @@ _MODULES: Final = (
     "engine.plan.lower.data_sizes",
     "engine.plan.lower.dot",
     "engine.plan.lower.elementwise",
+    "engine.plan.lower.fourier",
     "engine.plan.lower.gather",
     "engine.plan.lower.grid",
     "engine.plan.lower.lines",

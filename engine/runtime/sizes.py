@@ -193,6 +193,27 @@ def _axis(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) ->
     return [math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])]
 
 
+def _lines(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) -> list[int]:
+    """Complex numbers before, along and behind an axis; the last axis holds their parts."""
+    outer = shape[:-1]
+    axis = axis_of(integers(arrays[1])[0], len(shape))
+    if axis == len(outer):
+        raise ValueError("real and imaginary parts are no axis to transform")
+    return [math.prod(outer[:axis]), outer[axis], math.prod(outer[axis + 1 :])]
+
+
+def _spectrum(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) -> list[int]:
+    """Shape of a transform along an axis, of a length that may be given."""
+    axis = axis_of(integers(arrays[1])[0], len(shape))
+    real = options["onesided"] and options["inverse"]
+    length = 2 * (shape[axis] - 1) if real else shape[axis]
+    if arrays[2] is not None:
+        length = integers(arrays[2])[0]
+    found = [*shape[:-1], 1 if real else 2]
+    found[axis] = length // 2 + 1 if options["onesided"] and not real else length
+    return found
+
+
 _MEASUREMENTS: Final[dict[str, Measurement]] = {
     "axis": _axis,
     "bits": _bits,
@@ -200,6 +221,7 @@ _MEASUREMENTS: Final[dict[str, Measurement]] = {
     "fit": _fit,
     "fit_scales": _fit_scales,
     "kept": _kept,
+    "lines": _lines,
     "pads": _pads,
     "pattern": _pattern,
     "range": _range,
@@ -207,6 +229,7 @@ _MEASUREMENTS: Final[dict[str, Measurement]] = {
     "reshape": _reshape,
     "resize": _resize,
     "slice": _slice,
+    "spectrum": _spectrum,
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
     "values": _values,
@@ -222,7 +245,7 @@ def measure(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) 
 
 
 SHAPE_ONLY: Final = frozenset(
-    {"axis", "fit", "fit_scales", "kept", "pads", "reduce", "reshape", "resize", "slice"}
-    | {"squeeze", "unsqueeze"}
+    {"axis", "fit", "fit_scales", "kept", "lines", "pads", "reduce", "reshape", "resize"}
+    | {"slice", "spectrum", "squeeze", "unsqueeze"}
 )
 """Measurements that need no more than the shape of their first input."""

@@ -35,6 +35,8 @@ def _short_time_fourier(node: Inference) -> None:
     step = node.scalar(1)
     if node.has(3):
         length = node.scalar(3)
+        if node.has(2):
+            length = node.require_equal(length, node.shape(2)[0], "frame_length and the window")
     elif node.has(2):
         length = node.shape(2)[0]
     else:

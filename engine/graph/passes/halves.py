@@ -34,12 +34,13 @@ _ELEMENTWISE: Final = (
 
 _LAYERS: Final = (
     "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "CumSum",
-    "Einsum", "GRU", "Gemm", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample",
+    "DFT", "Einsum", "GRU", "Gemm", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
+    "GridSample",
     "GroupNormalization", "Hardmax", "InstanceNormalization", "LRN", "LSTM", "LayerNormalization",
     "LogSoftmax", "LpNormalization", "LpPool", "MatMul", "MaxPool", "MeanVarianceNormalization",
     "RMSNormalization", "RNN", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp",
     "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
-    "Resize", "Softmax", "TopK",
+    "Resize", "STFT", "Softmax", "TopK",
 )  # fmt: skip
 
 WIDENED: Final = EXPANDED | {*_ELEMENTWISE, *_LAYERS}

@@ -10,7 +10,8 @@ host and gives its numbers symbols; the program of the nodes behind it is bound 
   free of 0 and -1.
 - ``Reduce(x, a) = Reshape(Reduce(Reshape(x, [k0, r0, k1, r1, ...]), [1, 3, ...]), s')`` where
   (ki, ri) is (1, di) for a reduced axis and (di, 1) for any other; which is which may then be
-  unknown. CumSum and CumProd likewise over [outer, d, inner].
+  unknown. CumSum and CumProd likewise over [outer, d, inner], and
+  DFT over [outer, d, inner, parts].
 - A float Range is ``start + delta * [0, 1, ...]`` of a measured count.
 - The number of iterations of a Loop that stacks outputs and that nothing else can end.
 - The condition of an If that follows from small integer inputs by integer arithmetic.
@@ -171,6 +172,32 @@ def _scan_axis(state: Measuring, node: Node) -> None:
     )
 
 
+def _transform(state: Measuring, node: Node) -> None:
+    state.measured(node, 1)
+    x, given, axis = data(node), node.input(1), node.input(2)
+    if x is None or not x.shape or not x.shape[-1].is_constant or not is_unknown(axis):
+        return
+    before = state.sizes(node, "lines", [x, axis], 3)
+    parts = state.rewriter.constant("parts", [x.shape[-1].value])
+    options: dict[str, Any] = {
+        name: int(node.attribute(name, 0)) for name in ("inverse", "onesided")
+    }
+    final = state.sizes(node, "spectrum", [x, axis, given], len(x.shape or ()), **options)
+    shape, lines, spectra = (
+        state.rewriter.value(f"{node.label}_{name}") for name in ("shape", "lines", "spectra")
+    )
+    one = state.rewriter.constant("axis", np.array(1, np.int64))
+    state.rewriter.replace(
+        node,
+        [
+            Node("Concat", [before, parts], [shape], {"axis": 0}, version=13),
+            reshaped(x, shape, [lines]),
+            Node("DFT", [lines, given, one], [spectra], options, version=node.version),
+            reshaped(spectra, final, list(node.outputs)),
+        ],
+    )
+
+
 _REDUCTIONS: Final = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
     *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
@@ -183,6 +210,7 @@ _RULES: Final[dict[str, Callable[[Measuring, Node], None]]] = {
     "ConstantOfShape": _counts(0),
     "CumProd": _scan_axis,
     "CumSum": _scan_axis,
+    "DFT": _transform,
     "Expand": _counts(1),
     "HammingWindow": _counts(0),
     "HannWindow": _counts(0),
@@ -193,6 +221,7 @@ _RULES: Final[dict[str, Callable[[Measuring, Node], None]]] = {
     "Range": _range,
     "Reshape": measured_reshape,
     "Resize": measured_resize,
+    "STFT": _counts(1, 3),
     "Slice": measured_slice,
     "Split": _counts(1),
     "Squeeze": measured_squeeze,

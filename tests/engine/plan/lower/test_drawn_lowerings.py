@@ -25,8 +25,8 @@ from tests.engine.plan.lower.promises import (
 )
 
 for _module in (
-    *("data_sizes", "elementwise", "indexing", "movement", "places", "products", "reduction"),
-    "windows",
+    *("data_sizes", "elementwise", "fourier", "indexing", "movement", "places", "products"),
+    *("reduction", "windows"),
 ):
     import_module(f"tests.engine.plan.lower.drawn.{_module}")
 
