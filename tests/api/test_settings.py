@@ -20,6 +20,11 @@ def test_every_setting_has_a_variable_and_a_description():
     assert kinds["repository"] == "path"
     assert kinds["log_format"] == "text | json"
     assert kinds["request_timeout_s"] == "float"
+    defaults = {info.name: info.default for info in listed}
+    for name, field in Settings.model_fields.items():
+        assert defaults[name] == ("" if field.default is None else str(field.default)), name
+    assert defaults["log_format"] == "text"
+    assert defaults["threads"] == ""
 
 
 def test_what_is_passed_wins_over_the_environment_over_the_default():

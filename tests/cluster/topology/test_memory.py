@@ -1,10 +1,13 @@
 """Memory policy and where pages are."""
 
+import ctypes
 import dataclasses
 import errno
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +65,35 @@ def test_policy_of_recorded_machines(tmp_path: Path, monkeypatch: pytest.MonkeyP
     only = dataclasses.replace(XEON_SNC2, empty_nodes=frozenset({1, 2, 3})).write(tmp_path / "one")
     assert "one memory node" in set_policy(nodes[1], read_topology(only)).reason
     assert asked == [2, 3, 0]
+
+
+@pytest.mark.parametrize("node", [0, 1, 63, 64, 130])
+def test_the_mask_has_the_bit_of_the_node(node: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Library:
+        def __init__(self, name: None, use_errno: bool) -> None:
+            assert name is None
+            assert use_errno
+
+        def syscall(self, number: int, mode: int, mask: Any, bits: ctypes.c_ulong) -> int:
+            asked.append((mode, list(mask), bits.value))
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert memory._prefer(node) == 0
+    ((mode, words, bits),) = asked
+    assert mode == 1  # MPOL_PREFERRED of linux/mempolicy.h
+    assert sum(word << 64 * place for place, word in enumerate(words)) == 1 << node
+    # The kernel reads one bit less than it is told, and no word that is not there.
+    assert node < bits - 1 <= 64 * len(words)
+
+
+def test_no_call_where_its_number_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "pdp11")
+    assert memory._prefer(0) == errno.ENOSYS
 
 
 def test_the_call_reaches_the_kernel() -> None:
