@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from engine.codegen.abi import Layout, Status
 from engine.codegen.builder import F32, I64, TYPES, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
@@ -65,6 +67,9 @@ class _Table:
             return self.unscaled(x)
         if mode == "align_corners":
             return k.select(single, 0.0 * x, x * self.last / (self.resized - 1.0))
+        if mode == "fractional_corners":
+            wide = self.length * self.scale
+            return k.select(single | wide.equals(1.0), 0.0 * x, x * self.last / (wide - 1.0))
         if mode == "tf_crop_and_resize":
             start, end = k.float("roi_start"), k.float("roi_end")
             many = start * self.last + x * (end - start) * self.last / (self.resized - 1.0)
@@ -250,7 +255,18 @@ def _build_axis(symbol: str, target: Target, options: Options) -> str:
     outer, out, inner, taps, x_outer, y_outer, y_step = k.ints(
         "outer out inner taps x_outer y_outer y_step"
     )
-    fixed = options["taps"]
+    fixed, whole = options["taps"], options["whole"]
+
+    def limited(value: Val, shape: Any) -> Val:
+        """Rounded, half up or of 32 bits away from zero, within the range of the integer type."""
+        if not whole:
+            return value
+        info = np.iinfo(whole)
+        rounded = k.unary("floor", value + 0.5)
+        if info.bits == 32:
+            rounded = k.select(value < 0.0, k.unary("ceil", value - 0.5), rounded)
+        low, high = (k.const(float(bound), shape) for bound in (info.min, info.max))
+        return k.select(rounded < low, low, k.select(rounded > high, high, rounded))
 
     def summed(source: Val, at: Val, entry: Val, shape: Any, mask: Val | None) -> Val:
         """The weighted sum for the elements at byte `at` of a row."""
@@ -269,11 +285,11 @@ def _build_axis(symbol: str, target: Target, options: Options) -> str:
         if fixed:
             for position in range(fixed):
                 total = tap(position, total)
-            return total
+            return limited(total, shape)
         sum_ = k.variable(total)
         with k.loop(0, taps) as j:
             sum_.set(tap(j, sum_.get()))
-        return sum_.get()
+        return limited(sum_.get(), shape)
 
     vector = k.vector(kind, lanes)
     single = inner.equals(1)

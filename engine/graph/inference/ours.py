@@ -11,6 +11,7 @@ from engine.graph.inference.elements import Elements
 from engine.graph.inference.matrix import matmul_shape
 from engine.graph.inference.registry import rule
 from engine.graph.ir import OURS
+from engine.graph.tensors import data_type
 from engine.kernels.nonzero import BLOCK
 
 
@@ -22,6 +23,12 @@ def _copy(node: Inference) -> None:
 @rule("Inverse", "Silu", domain=OURS)
 def _same(node: Inference) -> None:
     node.output(0, node.shape(0), node.dtype(0))
+
+
+@rule("Bytes", domain=OURS)
+def _bytes(node: Inference) -> None:
+    """The same bytes as elements of another type of one byte."""
+    node.output(0, node.shape(0), data_type(node.attribute("to"), "to"))
 
 
 @rule("Trees", domain=OURS)

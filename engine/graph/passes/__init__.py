@@ -9,6 +9,7 @@ from engine.graph.passes.data_sizes import data_sizes
 from engine.graph.passes.dead_code import dead_code
 from engine.graph.passes.deformable import deformable
 from engine.graph.passes.einsum import einsum
+from engine.graph.passes.expansion import expansion
 from engine.graph.passes.fold_batchnorm import fold_batchnorm
 from engine.graph.passes.fourier import fourier
 from engine.graph.passes.functions import functions
@@ -40,6 +41,7 @@ CANONICAL: tuple[Pass, ...] = (
     einsum,
     selections,
     constant_folding,
+    expansion,
     fourier,
     identities,
     reshapes,
@@ -73,6 +75,7 @@ __all__ = [
     "dead_code",
     "deformable",
     "einsum",
+    "expansion",
     "fold_batchnorm",
     "fourier",
     "functions",

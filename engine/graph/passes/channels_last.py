@@ -30,6 +30,9 @@ from engine.graph.passes.transposes import permutation
 Perm = tuple[int, ...]
 _ONE: Final = Dim.of(1)
 
+_AXES: Final = 3
+"""Spatial axes of a convolution."""
+
 _POOLS: Final = frozenset(
     {"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"}
 )
@@ -81,18 +84,15 @@ def constant_shape(value: Value) -> tuple[int, ...] | None:
 
 
 def _has_kernel(node: Node, window: Sequence[int]) -> bool:
-    """Whether the dot kernel's K levels (two axes, then dense channels) can walk the window."""
-    if node.op == "ConvTranspose":
-        plain = node.attribute("auto_pad", "NOTSET") == "NOTSET"
-        flat = all(step == 1 for step in node.attribute("dilations") or ())
-        whole = node.attribute("group", 1) == 1 and not node.attribute("output_shape")
-        return plain and flat and whole and len(window) < 3
-    if len(window) < 3:
+    """Whether the dot kernel walks the window: over three axes at most, and in plain forms."""
+    if len(window) > _AXES:
+        return False
+    if node.op == "Conv":
         return True
-    dilations = node.attribute("dilations") or [1] * len(window)
-    dense = node.attribute("group", 1) == 1 and dilations[-1] == 1
-    long = sum(size > 1 for size in window)
-    return len(window) == 3 and (long < 3 or dense)
+    plain = node.attribute("auto_pad", "NOTSET") == "NOTSET"
+    flat = all(step == 1 for step in node.attribute("dilations") or ())
+    whole = node.attribute("group", 1) == 1 and not node.attribute("output_shape")
+    return plain and flat and whole
 
 
 class _Layout:
@@ -250,7 +250,7 @@ class _Layout:
             self.notes.append(f"{node.label}: its weights are computed")
             return False
         if len(filters) != x.rank or not _has_kernel(node, filters[2:]):
-            self.notes.append(f"{node.label}: the dot kernel has no levels for its window")
+            self.notes.append(f"{node.label}: its window, or its form, has no kernel")
             return False
         if weight.data is None:
             self._write_down(weight)

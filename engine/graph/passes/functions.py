@@ -24,7 +24,6 @@ from engine.graph.tensors import TensorReader
 
 EXPANDED: Final = frozenset(
     {
-        "AffineGrid",
         "Attention",
         "BlackmanWindow",
         "CausalConvWithState",

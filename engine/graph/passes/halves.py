@@ -43,7 +43,7 @@ _LAYERS: Final = (
     "Resize", "STFT", "Softmax", "TopK",
 )  # fmt: skip
 
-WIDENED: Final = EXPANDED | {*_ELEMENTWISE, *_LAYERS}
+WIDENED: Final = EXPANDED | {"AffineGrid", "CumProd", *_ELEMENTWISE, *_LAYERS}
 
 _SINGLE: Final = np.dtype(np.float32)
 

@@ -99,30 +99,37 @@ def measured_resize(state: Measuring, node: Node) -> None:
     policy = str(node.attribute("keep_aspect_ratio_policy", "stretch"))
     sizes: Value | None = wanted
     bits: Value | None = None
-    if is_unknown(wanted):
-        if policy == "stretch":
-            sizes = state.sizes(node, "counts", [wanted])
-        else:
-            settings: dict[str, Any] = {"axes": axes, "policy": policy}
-            sizes = state.sizes(node, "fit", [x, wanted], count, **settings)
-            bits = state.sizes(node, "fit_scales", [x, wanted], count, signed, **settings)
+    attributes = {k: v for k, v in node.attributes.items() if k != "keep_aspect_ratio_policy"}
+    if wanted is not None and policy != "stretch" and _scale_is_open(x, wanted, axes):
+        settings: dict[str, Any] = {"axes": axes, "policy": policy}
+        sizes = state.sizes(node, "fit", [x, wanted], count, **settings)
+        bits = state.sizes(node, "fit_scales", [x, wanted], count, signed, **settings)
+    elif is_unknown(wanted):
+        sizes = state.sizes(node, "counts", [wanted])
     elif is_unknown_float(scales):
         assert scales is not None
-        # ONNX's reference lets corners meet at size * scale, ours at the whole number below.
-        corners = node.attribute("coordinate_transformation_mode") == "align_corners"
-        if length(scales) != count or corners:
+        if length(scales) != count:
             return
         sizes = state.sizes(node, "resize", [x, scales], count, axes=axes)
         bits = state.sizes(node, "bits", [scales], count, signed)
+        # As the onnx package's reference, which is asked where scales come with the run.
+        attributes["fractional"] = 1
     elif wanted is None or not is_unknown_float(roi):
         return
     if is_unknown_float(roi):
         assert roi is not None
         roi = state.sizes(node, "bits", [roi], length(roi), list(range(length(roi))))
-    attributes = {k: v for k, v in node.attributes.items() if k != "keep_aspect_ratio_policy"}
     if not modern:
         attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     state.rewriter.substitute(node, Node("Resize", [x, roi, bits, sizes], [], attributes, OURS, 1))
+
+
+def _scale_is_open(x: Value, wanted: Value, axes: list[int]) -> bool:
+    """Whether the one scale that keeps the aspect ratio is known only to a run."""
+    assert x.shape is not None
+    if wanted.data is None:
+        return is_unknown(wanted)
+    return not all(x.shape[axis].is_constant for axis in axes)
 
 
 def _is_resizable(node: Node, x: Value) -> bool:

@@ -50,11 +50,10 @@ def quantization(graph: Graph) -> PassReport:
                     notes.append(f"{node.label}: {node.op} stays: {reason}")
             if node.domain or node.op not in ("QuantizeLinear", "DequantizeLinear"):
                 continue
-            quantise = node.op == "QuantizeLinear"
-            parameters = _parameters(node, node.outputs[0] if quantise else node.inputs[0])
+            parameters = arithmetic(node)
             if isinstance(parameters, str):
                 notes.append(f"{node.label}: {node.op} stays: {parameters}")
-            elif quantise:
+            elif node.op == "QuantizeLinear":
                 _quantize(rewriter, node, *parameters, floats)
             else:
                 _dequantize(rewriter, node, *parameters, floats)
@@ -79,10 +78,12 @@ def _product(rewriter: Rewriter, node: Node, graph: Graph, floats: dict[int, Val
 _Operand = AnyArray | Value
 
 
-def _parameters(node: Node, integers: Value | None) -> tuple[_Operand, _Operand] | str:
-    """Scale and zero point in shapes that broadcast, or why they are not known."""
+def arithmetic(node: Node) -> tuple[_Operand, _Operand] | str:
+    """Scale and zero point in shapes that broadcast, or why there is no arithmetic for a node."""
     x, given, offset = node.inputs[0], node.input(1), node.input(2)
-    real = x if node.op == "QuantizeLinear" else node.outputs[0]
+    real, integers = x, node.outputs[0]
+    if node.op == "DequantizeLinear":
+        real, integers = node.outputs[0], x  # type: ignore[assignment]
     if given is None or given.dtype != np.float32 or real is None or real.dtype != np.float32:
         return "it is not between float32 and integers"
     if node.attribute("block_size", 0):

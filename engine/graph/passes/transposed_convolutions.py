@@ -6,8 +6,8 @@ s, W' are the filters reversed in space with inputs and outputs exchanged within
 ``d (k - 1) - p`` zeros surround the image (V. Dumoulin and F. Visin, A guide to convolution
 arithmetic, arXiv 1603.07285, section 4).
 
-Preconditions: filters of a fixed size; where the pads follow from the output's size (`auto_pad`,
-`output_shape`) they are the same for every input.
+Where the pads follow from the size of the output (`output_shape`) and that of the input is open,
+they are computed from it by nodes. Precondition: filters of a fixed size.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from engine.graph.dims import Dim
 from engine.graph.ir import Graph, Node, Value
 from engine.graph.passes.manager import PassReport
 from engine.graph.passes.rewrite import Names, Rewriter, all_graphs
+from engine.graph.passes.writer import NodeWriter
 
 Pads = list[tuple[int, int]]
 
@@ -45,7 +46,7 @@ def transposed_convolutions(graph: Graph) -> PassReport:
 
 def _is_plain(node: Node) -> bool:
     weight = node.input(1)
-    if weight is None or weight.data is None or weight.data.ndim > 4:
+    if weight is None or weight.data is None or weight.data.ndim > 5:
         return False
     flat = all(step == 1 for step in node.attribute("dilations") or ())
     explicit = node.attribute("auto_pad", "NOTSET") == "NOTSET"
@@ -66,16 +67,16 @@ def _rewrite(rewriter: Rewriter, node: Node) -> str:
     extra = list(node.attribute("output_padding") or [0] * rank)
     extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = _pads(node, x.shape[2:], strides, extents, extra)
-    if pads is None:
-        return "its pads depend on the size of the input"
     spread = _spread(rewriter, node, x, strides)
-    border = [
-        (extent - 1 - begin, extent - 1 - end + more - (stride - 1))
-        for extent, (begin, end), more, stride in zip(extents, pads, extra, strides, strict=True)
-    ]
-    amounts = [0, 0, *(b for b, _ in border), 0, 0, *(e for _, e in border)]
+    behind = [e - 1 + more - (s - 1) for e, more, s in zip(extents, extra, strides, strict=True)]
+    if pads is None:
+        amounts = _computed_amounts(rewriter, node, x, strides, extents, extra, behind)
+    else:
+        first = [extent - 1 - begin for extent, (begin, _) in zip(extents, pads, strict=True)]
+        last = [most - end for most, (_, end) in zip(behind, pads, strict=True)]
+        amounts = rewriter.constant("pads", [0, 0, *first, 0, 0, *last])
     padded = rewriter.value(f"{node.label}_padded")
-    pad = Node("Pad", [spread, rewriter.constant("pads", amounts)], [padded], version=13)
+    pad = Node("Pad", [spread, amounts], [padded], version=13)
     rewriter.insert(node, pad)
     group = int(node.attribute("group", 1))
     filters = _filters(rewriter, node, weight, group)
@@ -106,6 +107,37 @@ def _pads(
         half, rest = total.value // 2, total.value - total.value // 2
         found.append((half, rest) if mode == "SAME_UPPER" else (rest, half))
     return found
+
+
+def _computed_amounts(
+    rewriter: Rewriter,
+    node: Node,
+    x: Value,
+    strides: list[int],
+    extents: list[int],
+    extra: list[int],
+    behind: list[int],
+) -> Value:
+    """Zeros around the image for an `output_shape`, from the size of the image; see `_pads`."""
+    rank = len(strides)
+    wanted = list(node.attribute("output_shape"))[-rank:]
+    rest = [
+        more + extent - stride - out
+        for more, extent, stride, out in zip(extra, extents, strides, wanted, strict=True)
+    ]
+    writer = NodeWriter(rewriter, node)
+    size = writer.emit("Slice", writer.emit("Shape", x, version=15), [2], [2 + rank], [0])
+    total = writer.emit("Add", writer.emit("Mul", size, strides, version=14), rest, version=14)
+    less = writer.emit("Div", total, [2] * rank, version=14)
+    more = writer.emit("Sub", total, less, version=14)
+    upper = node.attribute("auto_pad", "NOTSET") == "SAME_UPPER"
+    begin, end = (less, more) if upper else (more, less)
+    first = writer.emit("Sub", [extent - 1 for extent in extents], begin, version=14)
+    last = writer.emit("Sub", behind, end, version=14)
+    amounts = writer.emit("Concat", [0, 0], first, [0, 0], last, axis=0)
+    for made in writer.nodes:
+        rewriter.insert(node, made)
+    return amounts
 
 
 def _spread(rewriter: Rewriter, node: Node, x: Value, strides: list[int]) -> Value:

@@ -181,12 +181,50 @@ def _dense(
     epilogue: Expr | None,
     extras: list[tuple[str, Tensor]],
 ) -> None:
+    """One product; where the window has more axes than the kernel has levels, one per slice.
+
+    A slice of the window along its first axis is a window of its own. Each product adds the sums of
+    those before it, which lie in a tensor between them; the last has the epilogue.
+    """
+    assert weight.shape is not None
+    _, channels, *kernel = (dim.value for dim in weight.shape)
+    if _fits_levels(g, channels, tuple(kernel), group):
+        _product(low, g, weight, None, group, epilogue, extras)
+        return
+    sums: list[tuple[str, Tensor]] = []
+    for tap in range(kernel[0]):
+        last = tap == kernel[0] - 1
+        start = g.x.offset + g.x.strides[1] * (g.window.dilations[0] * tap)
+        y = g.y if last else low.temp(np.float32, g.y.shape, "slices")
+        value = epilogue if last else None
+        operands = [*extras, *sums] if last else sums
+        if sums:
+            first, before = (Expr.input(i, "float32") for i in (0, len(operands)))
+            total = Expr.of("add", first, before)
+            value = total if value is None else value.substitute({0: total})
+        part = replace(g, x=replace(g.x, offset=start), y=y)
+        _product(low, part, weight, tap, group, value, operands)
+        sums = [("tile", y)]
+
+
+def _product(
+    low: Lowering,
+    g: _Geometry,
+    weight: Value,
+    tap: int | None,
+    group: int,
+    epilogue: Expr | None,
+    extras: list[tuple[str, Tensor]],
+) -> None:
+    """The sum over the window, or over its slice `tap` along the first axis."""
     assert weight.shape is not None
     outputs, channels, *kernel = (dim.value for dim in weight.shape)
+    if tap is not None:
+        kernel[0] = 1
     columns = outputs // group
     vectors = panel_vectors(columns, low.target)
     width = vectors * low.target.lanes()
-    b, b_pitch = _packed_filters(low, weight, group, width)
+    b, b_pitch = _packed_filters(low, weight, tap, group, width)
     rows, x_rows, y_rows = _row_axes(g)
     batch: tuple[Dim, ...] = ()
     a_batch: tuple[Dim, ...] = ()
@@ -231,22 +269,29 @@ def _dense(
     )
 
 
-def _packed_filters(low: Lowering, weight: Value, group: int, width: int) -> tuple[Tensor, Dim]:
+def _packed_filters(
+    low: Lowering, weight: Value, tap: int | None, group: int, width: int
+) -> tuple[Tensor, Dim]:
     """Panels of the filters of every group, and the elements from one group to the next.
 
     [O, C, kernel...] becomes [group, kernel..., C, O / group]: K in the order the kernel walks it.
+    Of the first axis of the window, only `tap` where it is given.
     """
     assert weight.shape is not None
     outputs, channels, *kernel = (dim.value for dim in weight.shape)
     split = (group, outputs // group, channels, *kernel)
     axes = (0, *range(3, len(split)), 2, 1)
     if weight.data is not None:
-        matrices = weight.data.reshape(split).transpose(axes).reshape(group, -1, split[1])
-        packed = pack(matrices, width)
+        filters = weight.data.reshape(split).transpose(axes)
+        if tap is not None:
+            filters = filters[:, tap]
+        packed = pack(filters.reshape(group, -1, split[1]), width)
         return low.constant(packed, weight.name), Dim.of(packed[0].size)
+    taps = low.read_dense(weight).view([Dim.of(n) for n in split]).permute(axes)
+    if tap is not None:
+        taps, kernel = taps.window(1, Dim.of(tap), ONE), [1, *kernel[1:]]
     shape = (Dim.of(group), Dim.of(channels * math.prod(kernel)), Dim.of(split[1]))
-    filters = low.read_dense(weight).view([Dim.of(n) for n in split]).permute(axes)
-    b, vectors = pack_computed(low, low.contiguous(filters).view(shape))
+    b, vectors = pack_computed(low, low.contiguous(taps).view(shape))
     assert vectors * low.target.lanes() == width
     return b, b.strides[0]
 
@@ -269,8 +314,13 @@ def _row_axes(g: _Geometry) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim
     return tuple(shape), tuple(x_strides), tuple(y_strides)
 
 
-def _depth(g: _Geometry, channels: int, kernel: tuple[int, ...], group: int) -> Depth:
-    """K levels of the window: the innermost axis joins the channels where pixels lie densely."""
+def _levels(
+    g: _Geometry, channels: int, kernel: tuple[int, ...], group: int
+) -> tuple[list[tuple[Dim, Dim]], Dim]:
+    """Axes of the window, (length, stride), outside of the dense run that each step covers.
+
+    The innermost joins the channels where pixels lie densely.
+    """
     axes = [
         (Dim.of(length), g.x.strides[1 + axis] * g.window.dilations[axis])
         for axis, length in enumerate(kernel)
@@ -279,10 +329,19 @@ def _depth(g: _Geometry, channels: int, kernel: tuple[int, ...], group: int) -> 
     depth = Dim.of(channels)
     if axes and axes[-1][1] == depth and group == 1:
         depth = depth * axes.pop()[0]
+    return axes, depth
+
+
+def _fits_levels(g: _Geometry, channels: int, kernel: tuple[int, ...], group: int) -> bool:
+    """Whether the kernel's two levels above the dense run walk the window."""
+    return len(_levels(g, channels, kernel, group)[0]) <= 2
+
+
+def _depth(g: _Geometry, channels: int, kernel: tuple[int, ...], group: int) -> Depth:
+    """K levels of the window."""
+    axes, depth = _levels(g, channels, kernel, group)
     if not axes:
         return flat_depth(depth)
-    if len(axes) > 2:
-        raise NoKernel("three dilated or grouped window axes; the kernel has two levels for them")
     if len(axes) == 1:
         return Depth(axes[0][0], ONE, depth, depth, axes[0][1], ZERO)
     return Depth(axes[0][0], axes[1][0], depth, depth, axes[0][1], axes[1][1])

@@ -70,6 +70,7 @@ class _Resize:
     exclude_outside: bool
     extrapolation: float
     axes: tuple[_Axis, ...]
+    whole: str = ""
 
     @property
     def extrapolate(self) -> bool:
@@ -114,6 +115,7 @@ def _request(node: Node) -> _Resize:
     listed_axes = node.attribute("axes")
     axes = list(range(rank)) if listed_axes is None else [int(a) % rank for a in listed_axes]
     coordinates = str(node.attribute("coordinate_transformation_mode", "half_pixel"))
+    fractional = bool(node.attribute("fractional", 0)) and coordinates == "align_corners"
     nearest = str(node.attribute("nearest_mode", "round_prefer_floor"))
     if not modern:
         coordinates, nearest = "asymmetric", "floor"
@@ -139,13 +141,14 @@ def _request(node: Node) -> _Resize:
             found.append(_Axis(axis, size[axis], out[axis], scale, window))
     return _Resize(
         mode=str(node.attribute("mode", "nearest")),
-        coordinates=coordinates,
+        coordinates="fractional_corners" if fractional else coordinates,
         nearest=nearest,
         cubic=float(node.attribute("cubic_coeff_a", -0.75)),
         antialias=bool(node.attribute("antialias", 0)),
         exclude_outside=bool(node.attribute("exclude_outside", 0)),
         extrapolation=float(node.attribute("extrapolation_value", 0.0)),
         axes=tuple(sorted(found, key=lambda axis: axis.axis)),
+        whole=str(node.attribute("whole", "")),
     )
 
 
@@ -177,7 +180,10 @@ def _uniform_scale(node: Node, policy: str, size: list[Dim]) -> float:
 def lower_resize(node: Node, low: Lowering) -> None:
     """Nearest, linear and cubic resampling of any axes, in any coordinate mode.
 
-    ``packhorse.Resize`` always has sizes; its scales and roi may be the bits of doubles.
+    ``packhorse.Resize`` always has sizes; its scales and roi may be the bits of doubles. With
+    ``fractional``, aligned corners meet at size * scale, not at the whole number below. With
+    ``whole``, the name of an integer type, results are rounded after every axis and limited to the
+    type's range.
     """
     request = _request(node)
     source = low.read(node.inputs[0])
@@ -306,7 +312,11 @@ def _emit_weighted(low: Lowering, request: _Resize, source: Tensor, result: Tens
         fixed = taps.value if not request.antialias else 0
         low.call(
             KernelSpec.of(
-                resize.AXIS.name, dtype=dtype, taps=fixed, extrapolate=request.extrapolate
+                resize.AXIS.name,
+                dtype=dtype,
+                taps=fixed,
+                extrapolate=request.extrapolate,
+                whole=request.whole,
             ),
             items=outer * axis.out,
             cost=inner * taps // 8 + 2,

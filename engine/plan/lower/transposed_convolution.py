@@ -76,6 +76,8 @@ def transposed_convolution(node: Node, low: Lowering) -> None:
     epilogue, extras = epilogue_of(node, 2)
     vectors = panel_vectors(data.shape[1], low.target)
     operands = [(access, low.read(value)) for access, value in extras]
+    # Four row axes are one too many: images of three are a batch axis instead.
+    images = 1 if rank == 3 else 0
     for phases in combinations(*axes):
         taps = data
         for axis, phase in enumerate(phases, 2):
@@ -88,17 +90,17 @@ def transposed_convolution(node: Node, low: Lowering) -> None:
         emit_dot(
             low,
             DotCall(
-                a=Axes(replace(x, offset=start), x.strides[:-1], ()),
+                a=_axes(replace(x, offset=start), images),
                 b=low.constant(pack(matrix[None], vectors * low.target.lanes()), weight.name),
-                c=Axes(window, window.strides[:-1], ()),
-                rows=window.shape[:-1],
-                batch=(),
-                b_batch=(),
+                c=_axes(window, images),
+                rows=window.shape[images:-1],
+                batch=window.shape[:images],
+                b_batch=(ZERO,) * images,
                 columns=Dim.of(data.shape[1]),
                 depth=_depth(x, data.shape[0], [len(phase.taps) for phase in phases]),
                 vectors=vectors,
                 epilogue=epilogue,
-                extras=[_extra(access, t, phases, strides) for access, t in operands],
+                extras=[_extra(access, t, phases, strides, images) for access, t in operands],
             ),
         )
 
@@ -111,13 +113,17 @@ def _output_window(y: Tensor, phases: Sequence[_Phase], strides: Sequence[int]) 
     return window
 
 
+def _axes(tensor: Tensor, images: int) -> Axes:
+    """Strides of a tensor of pixels, the first `images` of them as those of batch axes."""
+    return Axes(tensor, tensor.strides[images:-1], tensor.strides[:images])
+
+
 def _extra(
-    access: str, tensor: Tensor, phases: Sequence[_Phase], strides: Sequence[int]
+    access: str, tensor: Tensor, phases: Sequence[_Phase], strides: Sequence[int], images: int
 ) -> tuple[str, Axes]:
     if access != "tile":
-        return access, Axes(tensor, (), ())
-    window = _output_window(tensor, phases, strides)
-    return access, Axes(window, window.strides[:-1], ())
+        return access, Axes(tensor, (), (ZERO,) * images)
+    return access, _axes(_output_window(tensor, phases, strides), images)
 
 
 def _depth(x: Tensor, channels: int, taps: Sequence[int]) -> Depth:
@@ -125,6 +131,9 @@ def _depth(x: Tensor, channels: int, taps: Sequence[int]) -> Depth:
     if 0 in taps:
         return flat_depth(ZERO)
     inner = Dim.of(channels * taps[-1])
-    if len(taps) == 1 or taps[0] == 1:
+    axes = [(Dim.of(n), x.strides[1 + axis]) for axis, n in enumerate(taps[:-1]) if n > 1]
+    if not axes:
         return flat_depth(inner)
-    return Depth(Dim.of(taps[0]), ONE, inner, inner, x.strides[1], ZERO)
+    if len(axes) == 1:
+        return Depth(axes[0][0], ONE, inner, inner, axes[0][1], ZERO)
+    return Depth(axes[0][0], axes[1][0], inner, inner, axes[0][1], axes[1][1])

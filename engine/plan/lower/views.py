@@ -60,7 +60,7 @@ def reshaped(tensor: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
     return replace(tensor, shape=shape, strides=tuple(strides), halo=())
 
 
-@lowers("BitCast")
+@lowers("BitCast", f"{OURS}.Bytes")
 def lower_bit_cast(node: Node, low: Lowering) -> None:
     """The same bytes under another data type of the same size."""
     checked(node)

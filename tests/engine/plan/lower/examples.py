@@ -90,6 +90,13 @@ for _op, _count in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
     )
 
 EXAMPLES |= {
+    "packhorse.Bytes": Example(
+        [
+            helper.make_node("Cast", ["x"], ["small"], to=TensorProto.FLOAT8E4M3FN),
+            helper.make_node("Cast", ["small"], ["y"], to=TensorProto.FLOAT),
+        ],
+        X,
+    ),
     "ArgMax": one("ArgMax", X, axis=2),
     "ArgMin": one("ArgMin", X, axis=1, zero=("n",)),
     "BatchNormalization": one(
@@ -314,5 +321,6 @@ REWRITTEN: Final = {
     "Sum": "Add",
     "Unsqueeze": "Reshape",
     "Upsample": "Resize",
+    "packhorse.Conv": "packhorse.PlaneConv",
 }
 """Operators that passes turn into others, at least in their examples: the keys that are lowered."""

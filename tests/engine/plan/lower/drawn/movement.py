@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.plan.lower.drawn.support import (
     ANY,
@@ -283,3 +283,13 @@ def bit_casts(draw: Draw, op: str) -> Example:
     source, target = pick(draw, *group), pick(draw, *group)
     to = helper.np_dtype_to_tensor_dtype(np.dtype(target))
     return one(op, {"x": tensor(source, *shape(draw, 1, 4))}, to=to, opset=26)
+
+
+@draws("packhorse.Bytes")
+def bytes_of_small_floats(draw: Draw, key: str) -> Example:
+    """The codes of floats of 8 bits, made and read; see also the drawn conversions."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["small"], to=TensorProto.FLOAT8E5M2),
+        helper.make_node("Cast", ["small"], ["y"], to=TensorProto.FLOAT),
+    ]
+    return Example(nodes, {"x": tensor("float32", *shape(draw, 1, 4))})

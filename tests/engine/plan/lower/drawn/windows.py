@@ -104,8 +104,7 @@ def convolutions(draw: Draw, op: str) -> Example:
     """Plain, grouped and depthwise ones; perhaps a bias and what may follow in registers."""
     rank = number(draw, 1, 3)
     found = window(draw, rank)
-    # Three dilated or grouped window axes have no kernel.
-    kind = pick(draw, *(("plain", "grouped", "depthwise") if rank < 3 else ("plain",)))
+    kind = pick(draw, "plain", "grouped", "depthwise")
     group = 1 if kind == "plain" else pick(draw, 2, 3, 16)
     inner = 1 if kind == "depthwise" else pick(draw, 1, 3, 5)
     outer = 1 if kind == "depthwise" else pick(draw, 1, 2, 9)
@@ -116,8 +115,6 @@ def convolutions(draw: Draw, op: str) -> Example:
         names.append("b")
     after = pick(draw, "", "Relu", "Sigmoid", "HardSwish")
     attributes = found.attributes | {"group": group}
-    if rank == 3:
-        attributes.pop("dilations", None)
     convolution = helper.make_node("Conv", names, ["c" if after else "y"], **attributes)
     rest = [helper.make_node(after, ["c"], ["y"])] if after else []
     x = {"x": tensor("float32", "n", group * inner, *found.axes)}
@@ -143,7 +140,7 @@ def convolutions_of_images(draw: Draw, op: str) -> Example:
 
 @draws("packhorse.ConvTranspose")
 def transposed(draw: Draw, op: str) -> Example:
-    rank = number(draw, 1, 2)
+    rank = number(draw, 1, 3)
     kernel = [number(draw, 1, 4) for _ in range(rank)]
     strides = [number(draw, 1, 3) for _ in range(rank)]
     attributes: dict[str, Any] = {"strides": strides}
@@ -152,7 +149,7 @@ def transposed(draw: Draw, op: str) -> Example:
     if flag(draw):
         attributes["output_padding"] = [number(draw, 0, s - 1) for s in strides]
     channels, outputs = pick(draw, 1, 3, 16), pick(draw, 1, 4, 17)
-    axes: Shape = ("w", 5)[:rank]
+    axes: Shape = ("w", 5, 4)[:rank]
     x = {"x": tensor("float32", "n", channels, *axes)}
     constants = {"k": weights(channels, outputs, *kernel)}
     if flag(draw):
@@ -194,8 +191,10 @@ def resized_by_inputs(draw: Draw, op: str) -> Example:
     found: dict[str, Any] = {"zero": ("n",), "least": {"w": 3}}
     attributes = resizing(draw)
     if attributes["coordinate_transformation_mode"] == "align_corners":
-        # By scales that only a run tells these fall back.
-        attributes["coordinate_transformation_mode"] = "half_pixel"
+        # onnxruntime lets corners meet at the whole number below size * scale.
+        found["reference"] = "corners meet at size * scale"
+        attributes["nearest_mode"] = "floor"
+        attributes["exclude_outside"] = 0
     return one("Resize", inputs, "x", "", "scales", **attributes, **found)
 
 
