@@ -300,6 +300,25 @@ def test_bands_of_rows_and_chunks_of_weights(isa: str, cell: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", sorted(GATES))
+def test_gates_far_outside_of_the_range_saturate(isa: str, cell: str) -> None:
+    """Also without bounds, and a row that is no number stays so and alone."""
+    layer = Layer(cell, 3, 4, 5, 21, "forward")
+    layer.x *= 10.0 ** np.arange(1, 5, dtype=np.float32)[:, None]
+    expected = layer.expected()
+    for found, wanted in zip(layer.run(isa), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    layer.x[:, 2] = np.nan
+    for found, wanted in zip(layer.run(isa), expected, strict=True):
+        np.testing.assert_array_equal(np.isnan(found).all(axis=-1), np.isnan(found).any(axis=-1))
+        assert np.isnan(found[..., 2, :]).all()
+        others = np.arange(4) != 2
+        np.testing.assert_allclose(
+            found[..., others, :], wanted[..., others, :], rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("cell", sorted(GATES))
 def test_no_steps_keep_the_state(isa: str, cell: str) -> None:
     layer = Layer(cell, 0, 2, 5, 9, "forward")
     results = layer.run(isa)
