@@ -421,3 +421,59 @@ async def test_messages_larger_than_any_buffer(pair: Pair):
     answers = [channel.submit(request(x[: n + 1])) for n in range(3)]
     for n, answer in enumerate(answers):
         np.testing.assert_array_equal((await answer)["y"], 2 * x[: n + 1])
+
+
+async def test_credits_are_divided_among_the_gateways_that_send(pair: Pair):
+    beat = Heartbeat(0.02, 5.0)
+    endpoint = await pair.open(credits=4, heartbeat=beat)
+    one, two = (pair.channel(endpoint, heartbeat=beat) for _ in range(2))
+    await asyncio.gather(pair.load(one), pair.load(two))
+
+    async def until(*wanted: int, sending: tuple[NetworkedChannel, ...]) -> None:
+        async with asyncio.timeout(10):
+            while [worker.credits for c in (one, two) for worker in c.workers()] != [*wanted]:
+                for channel in sending:
+                    await channel.submit(request(np.ones((1, 1), np.float32)))
+                await asyncio.sleep(0.01)
+
+    await until(4, 4, sending=(one,))
+    await until(2, 2, sending=(one, two))
+    await until(4, 4, sending=(one,))
+
+
+async def test_who_asks_to_be_alone_is_until_it_resumes(pair: Pair):
+    endpoint = await pair.open(credits=4, heartbeat=Heartbeat(0.1, 60))
+    assert endpoint.ipc is not None
+    suspicious, other = Raw(endpoint.ipc), Raw(endpoint.ipc)
+    for raw in (suspicious, other):
+        assert (await raw.ask(HELLO)).kind is Kind.WELCOME
+    load = wire.pack(Kind.LOAD, {"key": list(KEY), "path": str(pair.path), "warmup": []}, 1)
+    while (await other.ask(load)).kind is Kind.PROGRESS:
+        load = wire.pack(Kind.BEAT, {})
+    session = pair.loader.sessions[0]
+    pair.loader.hold()
+    listing = [["x", "float32", [1, 1], None]]
+    run = {"key": list(KEY), "outputs": None, "tensors": listing}
+    data = np.ones(1, np.float32).tobytes()
+    other.socket.send([wire.pack(Kind.RUN, run, 2), data])
+    await asyncio.sleep(0.1)
+    # What runs is waited for, and what comes meanwhile is not begun.
+    suspicious.socket.send([wire.pack(Kind.ISOLATE, {})])
+    other.socket.send([wire.pack(Kind.RUN, run, 3), data])
+    await asyncio.sleep(0.1)
+    before = len(session.runs)
+    heard = [
+        wire.unpack(suspicious.received.get_nowait()).kind
+        for _ in range(suspicious.received.qsize())
+    ]
+    assert Kind.ISOLATED not in heard
+    pair.loader.release()
+    assert (await suspicious.ask(wire.pack(Kind.BEAT, {}))).kind is Kind.ISOLATED
+    assert (await other.ask(wire.pack(Kind.BEAT, {}))).id == 2
+    await asyncio.sleep(0.2)
+    assert len(session.runs) == before + 1
+    suspicious.socket.send([wire.pack(Kind.RESUME, {})])
+    assert (await other.ask(wire.pack(Kind.BEAT, {}))).id == 3
+    assert len(session.runs) == before + 2
+    for raw in (suspicious, other):
+        raw.close()
