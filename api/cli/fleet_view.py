@@ -12,6 +12,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from cluster.fleet.status import FleetStatus
 
+_SILENT_S = 2.0
 _COLOURS = {"RUNNING": "green", "DEPLOYING": "yellow", "UPDATING": "yellow"}
 
 
@@ -39,7 +40,7 @@ def render(status: FleetStatus, now: float, rates: Rates) -> RenderableType:
     colour = _COLOURS.get(status.state, "red")
     head = Text.from_markup(
         f"fleet [bold]{escape(status.name)}[/]  [{colour}]{status.state}[/]  "
-        f"{len(status.workers)} of {status.wanted} workers"
+        f"{sum(not _silent(worker) for worker in status.workers)} of {status.wanted} workers"
     )
     parts: list[RenderableType] = [head, _workers(status, now, rates)]
     if status.gateways:
@@ -70,7 +71,7 @@ def _workers(status: FleetStatus, now: float, rates: Rates) -> Table:
         state = "[yellow]draining[/]" if worker.get("draining") else "[green]serving[/]"
         if worker.get("stands_in"):
             state = "[yellow]stands in[/]"
-        if worker.get("silent_s", 0) > 2:
+        if _silent(worker):
             state = f"[red]silent {worker['silent_s']:.0f} s[/]"
         local = worker.get("local_pages")
         table.add_row(
@@ -113,6 +114,11 @@ def _gateways(status: FleetStatus, now: float, rates: Rates) -> Table:
             str(sum(worker.get("state") == "ready" for worker in workers)),
         )
     return table
+
+
+def _silent(worker: dict[str, Any]) -> bool:
+    """Whether it has missed two renewals of its entry: it is dead, stopped, or cut off."""
+    return bool(worker.get("silent_s", 0) > _SILENT_S)
 
 
 def _failures(count: int) -> str:

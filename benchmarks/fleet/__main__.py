@@ -66,7 +66,7 @@ def crossing(folder: Path, cache: Path, effort: Effort) -> list[Figure]:
     figures = []
     os.environ["PACKHORSE_FLEET_SECRET"] = crossings.SECRET
     for kind, name, label, goal in (
-        ("ipc", "received", "received into shared memory, as the gateway does", 4e-3),
+        ("ipc", "received", "where the gateway puts bodies together", 4e-3),
         ("ipc", "1080p", "copied there from elsewhere", None),
         ("tcp", "1080p", "over tcp, encrypted", None),
     ):

@@ -1,4 +1,4 @@
-"""Memory that a gateway receives large requests into and its workers read without a copy.
+"""Memory that a gateway puts large requests together in, and its workers read without a copy.
 
 One arena of the gateway, which every worker of the machine maps beside the arena of its own link. A
 block is free when the last array over it is gone: the request holds one until it is answered, and a

@@ -82,6 +82,7 @@ def test_what_is_wrong_stands_out() -> None:
     assert "threads outside its slot: grpc, poll" in lines
     assert "draining" in lines
     assert "silent 3 s" in lines
+    assert "1 of 2 workers" in lines
     assert "10.0.0.2-cd/?" in lines
     assert "starting" in lines
     assert "no Ray dashboard" in lines

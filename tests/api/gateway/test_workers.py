@@ -69,7 +69,7 @@ def test_requests_are_answered_by_workers(
             answer = client.infer("double", [given]).as_numpy("y")
             np.testing.assert_array_equal(answer, 2 * x)
 
-        # Received where the worker reads it: the gateway copies no row of a large request.
+        # Put together where the worker reads it: no row of a large request is copied again.
         copied: list[object] = []
         with monkeypatch.context() as patch:
             patch.setattr("cluster.channel.tensors.join", lambda *what: copied.append(what))
