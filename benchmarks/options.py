@@ -42,7 +42,9 @@ def integers(text: str, option: str) -> tuple[int, ...]:
 
 
 def write_text(path: Path | None, text: str) -> None:
-    """Write a file, making its folder; nothing for None."""
+    """Write a file, making its folder, as a whole or not at all; nothing for None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(text + "\n")
+        part.replace(path)

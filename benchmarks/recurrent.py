@@ -104,6 +104,15 @@ def earlier(path: Path | None, now: Provenance) -> PeersReport | None:
     return report
 
 
+def save(
+    path: Path | None, provenance: Provenance, limits: Limits, cases: list[CaseResult]
+) -> PeersReport:
+    """Write what there is to a file, so that a run that is ended loses no case; the report."""
+    report = PeersReport(provenance=provenance, limits=limits, notes=[], cases=cases, loadings=[])
+    options.write_text(path, report.model_dump_json(indent=1))
+    return report
+
+
 def markdown(printed: str, page: Path, plot: Path | None) -> str:
     """A page with the chart and the tables as they were printed."""
     introduction = (
@@ -160,18 +169,17 @@ def main(
     effort = roofline.QUICK if quick else roofline.Effort()
     with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
         status.update("measuring the machine")
-        limits: Limits = meter.call("measure")
+        limits: Limits = meter.call("measure") if before is None else before.limits
         results = compare_engines(plan, lambda: meter.call("fp32_core"), status.update)
         with closing(results):
             for result in results:
                 if isinstance(result, CaseResult):
                     cases.append(result)
+                    save(json_file, provenance, limits, cases)
                 if time.monotonic() - started > within:
                     break
         status.update("measuring the machine again")
         limits = limits.best(meter.call("measure"))
-    if before is not None:
-        limits = limits.best(before.limits)
     order = list(LAYERS)
     cases.sort(key=lambda case: (order.index(case.model), case.threads, *case.dims.values()))
     show_missing(out, cases)
@@ -180,8 +188,7 @@ def main(
     tables.show_failures(out, cases)
     show_groups(out, cases)
     tables.show_drift(out, cases)
-    report = PeersReport(provenance=provenance, limits=limits, notes=[], cases=cases, loadings=[])
-    options.write_text(json_file, report.model_dump_json(indent=1))
+    report = save(json_file, provenance, limits, cases)
     if plot is not None:
         from benchmarks.recurrent_chart import draw_steps
 
