@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.direct import Direct
 from engine.roofline import Roofline, measure
-from engine.runner import Direct
 from engine.runtime.layout import Job as JobLayout
 from engine.runtime.layout import Op
 from engine.runtime.memory import Block, address

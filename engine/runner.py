@@ -15,7 +15,6 @@ from engine import cpu
 from engine.codegen.abi import STATUS_TEXT, Status
 from engine.errors import InputError, RunError
 from engine.graph.dims import DimError
-from engine.graph.ir import Value
 from engine.plan.binding import Bound, Sealed
 from engine.plan.blocks import Chosen, Products
 from engine.plan.weights import WeightMemory
@@ -32,14 +31,8 @@ more would save the next visit to its shape less than 100 µs."""
 _BRIEF_NS: Final = 100_000
 """Estimated run time up to which an awaiting caller runs a one-thread program itself."""
 
-_KNOWN_SHAPES: Final = 4096
-"""Combinations of input shapes for which the bound program is remembered."""
-
 _IDLE_JOBS: Final = 8
 """Idle jobs kept per bound program; there are more only where many callers came at once."""
-
-_Output = tuple[str, tuple[int, ...], np.dtype[Any]]
-"""Name, shape and data type of an output."""
 
 _submitted: WeakKeyDictionary[Gang, deque[Job]] = WeakKeyDictionary()
 """The last jobs of each gang. A thread may look at a job for a while after it is finished, but not
@@ -186,7 +179,7 @@ class Runner:
         self, ready: Ready, inputs: Sequence[Array], outputs: Sequence[Array] | None = None
     ) -> tuple[Job, Sequence[Array]]:
         """A job on arrays for the program's inputs and outputs; these are made where not given."""
-        job = self._idle_job(ready)
+        job = self.idle_job(ready)
         bases = job.bases
         if outputs is None:
             outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
@@ -199,7 +192,8 @@ class Runner:
             place += 1
         return job, outputs
 
-    def _idle_job(self, ready: Ready) -> Job:
+    def idle_job(self, ready: Ready) -> Job:
+        """A job of the program that no thread looks at; `finish` takes it back."""
         try:
             job = ready.idle.pop(0)
         except IndexError:
@@ -251,7 +245,7 @@ class Runner:
             job.bases[0] = arena.address
             self.submitted(job)
             status = self.gang.run(job)
-        self._finish(ready, job, status)
+        self.finish(ready, job, status)
         return outputs
 
     async def run_async(self, sizes: Mapping[str, int], inputs: Sequence[Array]) -> Sequence[Array]:
@@ -270,128 +264,12 @@ class Runner:
             self.submitted(job)
             keep = (arena, inputs, outputs, ready)
             status = await Completions.here().run(self.gang, job, keep)
-        self._finish(ready, job, status)
+        self.finish(ready, job, status)
         return outputs
 
-    def _finish(self, ready: Ready, job: Job, status: int) -> None:
+    def finish(self, ready: Ready, job: Job, status: int) -> None:
+        """Keep the job for later runs; raise where its status is bad."""
         if len(ready.idle) < _IDLE_JOBS:
             ready.idle.append(job)
         if status:
             self.check(status)
-
-
-class Direct:
-    """The way of a model that is one native segment: from its inputs to its outputs by position.
-
-    `quick` serves small programs, in which deciding takes as long as computing: arrays whose shapes
-    ran before go straight to their bound program.
-    """
-
-    def __init__(
-        self,
-        runner: Runner,
-        inputs: Sequence[Value],
-        outputs: Sequence[tuple[str, int]],
-        measured: bool = False,
-    ) -> None:
-        """`measured` tells that the program depends on numbers of inputs, not on shapes alone."""
-        self.runner = runner
-        self.measured = measured
-        self.places = outputs
-        places = {id(value): place for place, value in enumerate(inputs)}
-        self._reads = [places[id(value)] for value in runner.program.inputs]
-        self._expected = [
-            (v.name, None if v.dtype is None else np.dtype(v.dtype.type))
-            for v in runner.program.inputs
-        ]
-        self._alike = (
-            not measured
-            and len(self._reads) == len(inputs)
-            and [p for _, p in outputs] == list(range(len(outputs)))
-        )
-        self._known: dict[tuple[tuple[int, ...], ...], tuple[Ready, list[_Output]]] = {}
-
-    @classmethod
-    def of(
-        cls,
-        runner: Runner | None,
-        inputs: Sequence[Value],
-        outputs: Sequence[Value],
-        measured: bool = False,
-    ) -> Direct | None:
-        """The direct way, None where an output is an input, a constant or known from sizes."""
-        if runner is None:
-            return None
-        made = {id(value): place for place, value in enumerate(runner.program.outputs)}
-        if {id(value) for value in outputs} != made.keys() or len(outputs) != len(made):
-            return None
-        places = [(value.name, made[id(value)]) for value in outputs]
-        return cls(runner, inputs, places, measured)
-
-    def quick(self, inputs: Mapping[str, Any]) -> dict[str, Array] | None:
-        """Outputs by name for arrays of shapes that `run` saw; None where the long way is due."""
-        known = self._known
-        if not known or len(inputs) != len(self._expected):
-            return None
-        arrays, shapes = [], []
-        for name, dtype in self._expected:
-            array = inputs.get(name)
-            if (
-                array.__class__ is not np.ndarray
-                or array.dtype is not dtype
-                or not array.flags.c_contiguous
-            ):
-                return None
-            arrays.append(array)
-            shapes.append(array.shape)
-        found = known.get(tuple(shapes))
-        if found is None or found[0].gone:
-            return None
-        ready, outputs = found
-        try:
-            job = ready.idle.pop()
-        except IndexError:
-            return None
-        if job.ticket >= 0:
-            ready.idle.append(job)
-            return None
-        bases, place = job.bases, 2
-        for array in arrays:
-            bases[place] = address(array)
-            place += 1
-        results = {}
-        for name, shape, dtype in outputs:
-            results[name] = array = np.empty(shape, dtype)
-            bases[place] = address(array)
-            place += 1
-        runner = self.runner
-        runner.hits += 1
-        ready.runs += 1
-        ready.used = True
-        status = runner.gang.run_inline(job, ready.bound.arena)
-        ready.idle.append(job)
-        if status:
-            runner.check(status)
-        return results
-
-    def run(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> Sequence[Array]:
-        """The program's outputs for arrays of the model's inputs."""
-        runner, reads = self.runner, self.reads(arrays)
-        ready = runner.bind(sizes)
-        results = runner.run_bound(ready, reads)
-        if self._alike and ready.bound.inline:
-            if len(self._known) >= _KNOWN_SHAPES:
-                self._known.clear()
-            named = zip(self.places, ready.outputs, strict=True)
-            outputs = [(name, shape, dtype) for (name, _), (shape, dtype) in named]
-            self._known[tuple([array.shape for array in reads])] = ready, outputs
-        return results
-
-    def reads(self, arrays: Sequence[Array]) -> list[Array]:
-        """Arrays of the program's inputs out of those of the model's."""
-        return [arrays[place] for place in self._reads]
-
-    def named(self, results: Sequence[Array], wanted: Sequence[str] | None) -> dict[str, Array]:
-        """Outputs by name; all, or those that are wanted."""
-        found = {name: results[place] for name, place in self.places}
-        return found if wanted is None else {name: found[name] for name in wanted}

@@ -17,6 +17,7 @@ from engine.bound_call import BoundCall
 from engine.codegen.compiler import Compiler
 from engine.codegen.store import CodeStore
 from engine.codegen.target import Target, select
+from engine.direct import Direct
 from engine.errors import EngineError, InputError, ModelError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
@@ -26,7 +27,6 @@ from engine.plan.prepared import Prepared
 from engine.plan.store import PlanStore, renamed
 from engine.plan.weights import WeightMemory
 from engine.ragged import Ragged, Sequences
-from engine.runner import Direct
 from engine.runtime.gang import Gang, Native, usable
 from engine.specification import Arguments, Progress, TensorSpec, specify
 from engine.throughput import Rows
@@ -104,7 +104,9 @@ class _State:
             prepared.segments, gang, self.weights, prepared.name, self.arguments.open_guards
         )
         measured = bool(prepared.measures)
-        self.direct = Direct.of(self.executor.single, self.inputs, self.outputs, measured)
+        self.direct = Direct.of(
+            self.executor.single, self.inputs, self.outputs, self.arguments, measured
+        )
         self.ragged: Ragged | None = None
         self.ragged_reason = ""
         if isinstance(prepared.ragged, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,16 +109,21 @@ class Arguments:
                 shapes += [arrays[place].tobytes() for place in self._measured]
                 key = tuple(shapes)
                 known = self._known.get(key)
-                if known is None and self._plain:
-                    known = self._fitting(shapes)
+                if known is None:
+                    known = self.sizes(shapes)
                     if known is not None:
                         self._remember(key, known)
                 if known is not None:
                     return arrays, known
         return self._checked(dict(inputs))
 
-    def _fitting(self, shapes: list[Any]) -> dict[str, int] | None:
-        """The size of every symbol, None where something does not fit."""
+    def sizes(self, shapes: Sequence[Any]) -> dict[str, int] | None:
+        """The size of every symbol for the shapes of all inputs.
+
+        None where something does not fit, or shapes do not say it all.
+        """
+        if not self._plain:
+            return None
         sizes: dict[str, int] = {}
         for axes, shape in zip(self._axes.values(), shapes, strict=True):
             if axes is not None and not _fits(axes, shape, sizes):
@@ -131,7 +136,7 @@ class Arguments:
         self._known[key] = sizes
 
     def _checked(self, arrays: dict[str, Any]) -> tuple[list[Any], dict[str, int]]:
-        sizes = self._sizes(arrays)
+        sizes = self._read(arrays)
         for measure in self._measures:
             given = [None if v is None else _given(v, arrays) for v in measure.inputs]
             measure.run(given, sizes, self._model)
@@ -143,7 +148,7 @@ class Arguments:
             self._remember(tuple(key), sizes)
         return ordered, sizes
 
-    def _sizes(self, arrays: dict[str, Any]) -> dict[str, int]:
+    def _read(self, arrays: dict[str, Any]) -> dict[str, int]:
         """Size of every symbol; makes `arrays` C-contiguous in place."""
         if arrays.keys() != self._values.keys():
             self._refuse_names(arrays)

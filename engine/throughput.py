@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.runner import Direct
+from engine.direct import Direct
 
 Array = np.ndarray[Any, Any]
 

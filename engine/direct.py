@@ -1,0 +1,141 @@
+"""The direct way of a model that is one native segment: from its inputs to its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from engine.graph.ir import Value
+from engine.runner import Ready, Runner
+from engine.runtime.memory import address
+from engine.specification import Arguments
+
+Array = np.ndarray[Any, Any]
+
+_KNOWN_SHAPES: Final = 4096
+"""Combinations of input shapes for which the bound program is remembered."""
+
+_Output = tuple[str, tuple[int, ...], np.dtype[Any]]
+"""Name, shape and data type of an output."""
+
+
+class Direct:
+    """Runs a model whose one native segment takes its inputs and makes its outputs, by position.
+
+    `quick` serves small programs, in which deciding takes as long as computing: arrays whose shapes
+    ran before go straight to their bound program, and those of new shapes to binding.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        inputs: Sequence[Value],
+        outputs: Sequence[tuple[str, int]],
+        arguments: Arguments,
+        measured: bool = False,
+    ) -> None:
+        """`measured` tells that the program depends on numbers of inputs, not on shapes alone."""
+        self.runner = runner
+        self.measured = measured
+        self.places = outputs
+        places = {id(value): place for place, value in enumerate(inputs)}
+        self._reads = [places[id(value)] for value in runner.program.inputs]
+        self._expected = [
+            (v.name, None if v.dtype is None else np.dtype(v.dtype.type))
+            for v in runner.program.inputs
+        ]
+        in_order = self._reads == list(range(len(inputs)))
+        alike = in_order and [place for _, place in outputs] == list(range(len(outputs)))
+        self._sizes = arguments.sizes if alike and not measured else None
+        self._known: dict[tuple[tuple[int, ...], ...], tuple[Ready, list[_Output]]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        runner: Runner | None,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        arguments: Arguments,
+        measured: bool = False,
+    ) -> Direct | None:
+        """The direct way, None where an output is an input, a constant or known from sizes."""
+        if runner is None:
+            return None
+        made = {id(value): place for place, value in enumerate(runner.program.outputs)}
+        if {id(value) for value in outputs} != made.keys() or len(outputs) != len(made):
+            return None
+        places = [(value.name, made[id(value)]) for value in outputs]
+        return cls(runner, inputs, places, arguments, measured)
+
+    def quick(self, inputs: Mapping[str, Any]) -> dict[str, Array] | None:
+        """Outputs by name; None where the long way is due, which says what does not fit."""
+        if self._sizes is None or len(inputs) != len(self._expected):
+            return None
+        arrays, shapes = [], []
+        for name, dtype in self._expected:
+            array = inputs.get(name)
+            if (
+                array.__class__ is not np.ndarray
+                or array.dtype is not dtype
+                or not array.flags.c_contiguous
+            ):
+                return None
+            arrays.append(array)
+            shapes.append(array.shape)
+        key = tuple(shapes)
+        found = self._known.get(key)
+        runner = self.runner
+        if found is None or found[0].gone:
+            found = self._meet(key)
+            if found is None:
+                return None
+        else:
+            runner.hits += 1
+            found[0].runs += 1
+            found[0].used = True
+        ready, outputs = found
+        bound = ready.bound
+        if not bound.inline:
+            made = runner.run_bound(ready, arrays)
+            return {output[0]: array for output, array in zip(outputs, made, strict=True)}
+        job = runner.idle_job(ready)
+        bases, place = job.bases, 2
+        for array in arrays:
+            bases[place] = address(array)
+            place += 1
+        results = {}
+        for name, shape, dtype in outputs:
+            results[name] = array = np.empty(shape, dtype)
+            bases[place] = address(array)
+            place += 1
+        runner.finish(ready, job, runner.gang.run_inline(job, bound.arena))
+        return results
+
+    def _meet(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Ready, list[_Output]] | None:
+        """The program for shapes that were not met before, or whose program had to go."""
+        assert self._sizes is not None
+        sizes = self._sizes(shapes)
+        if sizes is None:
+            return None
+        ready = self.runner.bind(sizes)
+        named = zip(self.places, ready.outputs, strict=True)
+        outputs = [(name, shape, dtype) for (name, _), (shape, dtype) in named]
+        if len(self._known) >= _KNOWN_SHAPES:
+            self._known.clear()
+        self._known[shapes] = found = ready, outputs
+        return found
+
+    def run(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> Sequence[Array]:
+        """The program's outputs for arrays of the model's inputs."""
+        return self.runner.run(sizes, self.reads(arrays))
+
+    def reads(self, arrays: Sequence[Array]) -> list[Array]:
+        """Arrays of the program's inputs out of those of the model's."""
+        return [arrays[place] for place in self._reads]
+
+    def named(self, results: Sequence[Array], wanted: Sequence[str] | None) -> dict[str, Array]:
+        """Outputs by name; all, or those that are wanted."""
+        found = {name: results[place] for name, place in self.places}
+        return found if wanted is None else {name: found[name] for name in wanted}
