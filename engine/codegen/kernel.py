@@ -96,6 +96,7 @@ _MODULES: Final = (
     "engine.kernels.probe",
     "engine.kernels.planes",
     "engine.kernels.pool",
+    "engine.kernels.product",
     "engine.kernels.recurrent",
     "engine.kernels.recurrent_start",
     "engine.kernels.reduce",

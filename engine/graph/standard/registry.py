@@ -14,9 +14,11 @@ is. Raises `Unsupported` where neither is so."""
 
 _EXPANSIONS: Final[dict[str, Expansion]] = {}
 _FAMILIES: Final = (
+    "columns",
     "grids",
     "normalisation",
     "pooling",
+    "products",
     "quantised",
     "reduction",
     "resizing",

@@ -16,7 +16,9 @@ from engine.codegen.expression import Expr
 from engine.graph.dims import Dim, ceildiv, maximum, select_stride
 from engine.graph.ir import Node, Value
 from engine.kernels import pack as pack_kernel
+from engine.kernels import product as product_kernel
 from engine.plan.dot_call import Axes, DotCall, emit_dot, flat_depth
+from engine.plan.lower.product import emit_product
 from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.packing import pack, panel_vectors
 from engine.plan.tensor import ONE, ZERO, Tensor, product
@@ -42,6 +44,9 @@ def matmul(node: Node, low: Lowering) -> None:
     a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert a is not None
     assert b is not None
+    if node.key == "MatMul" and str(out.dtype) in product_kernel.DTYPES:
+        _wide(low, a, b, out)
+        return
     _require_float(a, b, out)
     epilogue, extras = epilogue_of(node, 2)
     left = low.read(a)
@@ -62,6 +67,19 @@ def matmul(node: Node, low: Lowering) -> None:
     c = _insert(target, target.rank) if b.rank == 1 else target
     c = _insert(c, c.rank - 1) if a.rank == 1 else c
     computed(low, left, right, c, epilogue, [(k, _operand(low, k, v)) for k, v in extras])
+
+
+def _wide(low: Lowering, a: Value, b: Value, out: Value) -> None:
+    """A product of another type than float32, by the kernel for these."""
+    for value in (a, b):
+        if value.dtype != out.dtype or value.shape is None:
+            raise NoKernel(f"{value.name} is {value.dtype}, or of unknown rank")
+    left, right, target = low.read(a), low.read(b), low.write(out)
+    if right.rank == 1:
+        right, target = _insert(right, 1), _insert(target, target.rank)
+    if left.rank == 1:
+        left, target = _insert(left, 0), _insert(target, target.rank - 1)
+    emit_product(low, left, right, target)
 
 
 @lowers("Gemm")

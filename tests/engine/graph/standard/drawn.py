@@ -248,3 +248,88 @@ def quantised(draw: Draw, op: str) -> Example:
     del attributes["output_dtype"]
     nodes.append(helper.make_node("DequantizeLinear", ["q", *names[1:]], ["y"], **attributes))
     return Example(nodes, inputs, opset=23, reference="onnxruntime lacks some of the types")
+
+
+@draws("Gemm")
+def general(draw: Draw, op: str) -> Example:
+    depth, columns = pick(draw, 1, 5, 17), pick(draw, 1, 8, 17)
+    turned = number(draw, 0, 1)
+    attributes: dict[str, Any] = {"transB": turned}
+    attributes |= {name: pick(draw, 0.5, 2.0) for name in ("alpha", "beta") if flag(draw)}
+    inputs = {"a": tensor("float64", "n", depth, scale=1)}
+    inputs["b"] = tensor("float64", *((columns, depth) if turned else (depth, columns)), scale=1)
+    if flag(draw):
+        inputs["c"] = tensor("float64", *pick(draw, (1,), (columns,), ("n", columns), ("n", 1)))
+    return one(op, inputs, zero=("n",), **attributes)
+
+
+@draws("MatMulInteger")
+def integer_products(draw: Draw, op: str) -> Example:
+    depth, columns = pick(draw, 1, 5, 300), pick(draw, 1, 8, 17)
+    kind = pick(draw, "int8", "uint8")
+    inputs = {"a": tensor("uint8", "n", "w", depth, high=255)}
+    inputs["b"] = tensor(kind, depth, columns, low=-128, high=127)
+    if flag(draw):
+        inputs["zero_a"] = tensor("uint8", high=255)
+        if flag(draw):
+            inputs["zero_b"] = tensor(kind, *pick(draw, (), (columns,)))
+    return one(op, inputs, zero=("n",))
+
+
+@draws("QLinearMatMul")
+def quantised_products(draw: Draw, op: str) -> Example:
+    depth, columns = pick(draw, 1, 5, 33), pick(draw, 1, 8, 17)
+    kind = pick(draw, "int8", "uint8")
+
+    def scale(rng: np.random.Generator, lengths: tuple[int, ...], _: Sizes) -> Array:
+        return np.asarray(2.0 ** rng.integers(-6, -2, lengths), np.float32)
+
+    names = ("a", "a_scale", "a_zero", "b", "b_scale", "b_zero", "y_scale", "y_zero")
+    inputs = {name: Input((), scale) for name in names if name.endswith("scale")}
+    inputs |= {name: tensor(kind) for name in names if name.endswith("zero")}
+    inputs["a"] = tensor(kind, "n", depth, low=-90, high=90)
+    inputs["b"] = tensor(kind, depth, columns, low=-90, high=90)
+    return one(op, inputs, *names, zero=("n",))
+
+
+def convolved(draw: Draw, kind: str) -> tuple[dict[str, Input], dict[str, Any]]:
+    """Image and filters of a data type, and attributes without `auto_pad`."""
+    rank, group = number(draw, 1, 3), pick(draw, 1, 2)
+    found = window(draw, rank)
+    attributes = {k: v for k, v in found.attributes.items() if k != "auto_pad"} | {"group": group}
+    channels = pick(draw, 1, 3)
+    inputs = {"x": tensor(kind, "n", group * channels, *found.axes, scale=1)}
+    inputs["w"] = tensor(kind, group * pick(draw, 1, 3), channels, *found.kernel, scale=1)
+    return inputs, attributes
+
+
+@draws("Conv")
+def convolutions(draw: Draw, op: str) -> Example:
+    inputs, attributes = convolved(draw, "float64")
+    if flag(draw):
+        inputs["b"] = tensor("float64", inputs["w"].shape[0])
+    return one(op, inputs, zero=("n",), least=OPEN, **attributes)
+
+
+@draws("ConvInteger")
+def integer_convolutions(draw: Draw, op: str) -> Example:
+    inputs, attributes = convolved(draw, "uint8")
+    if flag(draw):
+        inputs["zero"] = tensor("uint8")
+    return one(op, inputs, zero=("n",), least=OPEN, **attributes)
+
+
+@draws("QLinearConv")
+def quantised_convolutions(draw: Draw, op: str) -> Example:
+    made, attributes = convolved(draw, "uint8")
+
+    def scale(rng: np.random.Generator, lengths: tuple[int, ...], _: Sizes) -> Array:
+        return np.asarray(2.0 ** rng.integers(-6, -2, lengths), np.float32)
+
+    names = ["x", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"]
+    inputs = made | {name: Input((), scale) for name in names if name.endswith("scale")}
+    inputs |= {name: tensor("uint8") for name in names if name.endswith("zero")}
+    if flag(draw):
+        inputs["b"] = tensor("int32", inputs["w"].shape[0])
+        names.append("b")
+    return one(op, inputs, *names, zero=("n",), least=OPEN, **attributes)

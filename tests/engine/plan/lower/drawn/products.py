@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from benchmarks.models import trees
+from engine.kernels import product
 from tests.engine.plan.lower.drawn.support import (
     LENGTHS,
     Draw,
@@ -20,31 +21,36 @@ from tests.engine.plan.lower.drawn.support import (
     pick,
     tensor,
 )
-from tests.engine.plan.lower.example import Example, Input, one, weights
+from tests.engine.plan.lower.example import Array, Example, Input, one, weights
 
 
 @draws("MatMul")
 def products(draw: Draw, op: str) -> Example:
     """By weights, by another input, by vectors, with batch axes that broadcast."""
     depth, columns = draw(LENGTHS), draw(LENGTHS)
-    lead: Shape = ("n", *draw(st.lists(LENGTHS, max_size=1)))
-    a = tensor("float32", *lead, "w", depth, scale=1)
+    dtype = pick(draw, "float32", "float32", *product.DTYPES)
+    lead: Shape = ("n", *draw(st.lists(LENGTHS, max_size=3 if dtype != "float32" else 1)))
+    a = tensor(dtype, *lead, "w", depth, scale=1)
     kind = pick(draw, "weights", "vector", "batch", "computed", "row")
+
+    def constant(*axes: int) -> Array:
+        return (weights(*axes) if dtype == "float32" else weights(*axes) * 3).astype(dtype)
+
     if kind == "weights":
-        flat = tensor("float32", *pick(draw, ("n",), lead), depth, scale=1)
-        return one(op, {"a": flat}, constants={"b": weights(depth, columns)}, zero=("n",))
+        flat = tensor(dtype, *pick(draw, ("n",), lead), depth, scale=1)
+        return one(op, {"a": flat}, constants={"b": constant(depth, columns)}, zero=("n",))
     if kind == "vector":
         # onnxruntime refuses vectors of nothing.
-        return one(op, {"a": a}, constants={"b": weights(depth)}, zero=())
+        return one(op, {"a": a}, constants={"b": constant(depth)}, zero=())
     if kind == "row":
         # onnxruntime refuses a row times matrices of an empty batch.
-        b = tensor("float32", *lead, depth, "w", scale=1)
-        return one(op, {"a": tensor("float32", depth, scale=1), "b": b}, zero=())
+        b = tensor(dtype, *lead, depth, "w", scale=1)
+        return one(op, {"a": tensor(dtype, depth, scale=1), "b": b}, zero=())
     if kind == "batch":
         inner = lead[1:]
-        b = tensor("float32", *(1 if flag(draw) else n for n in inner), depth, columns, scale=1)
+        b = tensor(dtype, *(1 if flag(draw) else n for n in inner), depth, columns, scale=1)
         return one(op, {"a": a, "b": b})
-    return one(op, {"a": a, "b": tensor("float32", *lead, depth, columns, scale=1)})
+    return one(op, {"a": a, "b": tensor(dtype, *lead, depth, columns, scale=1)})
 
 
 @draws("Gemm")
