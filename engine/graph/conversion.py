@@ -76,7 +76,10 @@ class _Scope:
         if not name:
             return None
         if name not in self.values:
-            assert self.parent is not None, name
+            if self.parent is None:
+                # Models are checked before; bodies that an operator derives from its attributes
+                # are not, and those of unknown modes lack parts.
+                raise ModelError(f"{name!r} is read, and nothing computes it")
             value = self.parent.find(name)
             self.values[name] = value
             captures = self.graph.captures

@@ -101,3 +101,25 @@ def test_sizes_of_a_body_follow_from_those_outside() -> None:
     wanted = ReferenceEvaluator(proto).run(None, {"x": x})
     for name, expected in zip(("z", "s"), wanted, strict=True):
         assert_equal(found[name], expected)
+
+
+def test_a_mode_without_a_function_is_an_error() -> None:
+    node = onnx.helper.make_node(
+        "LinearAttention",
+        ["q", "k", "v"],
+        ["y", "state"],
+        kv_num_heads=4,
+        q_num_heads=4,
+        update_rule="",
+    )
+    names = ("q", "k", "v")
+    infos = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 1, 32]) for n in names
+    ]
+    results = [onnx.helper.make_empty_tensor_value_info(name) for name in ("y", "state")]
+    graph = onnx.helper.make_graph([node], "g", infos, results)
+    imports = [onnx.helper.make_opsetid("", 27)]
+    content = onnx.helper.make_model(graph, opset_imports=imports, ir_version=13)
+    with pytest.raises(engine.EngineError, match="LinearAttention"):
+        session = engine.load(content.SerializeToString(), threads=1)
+        session.run({name: np.zeros((2, 1, 32), np.float32) for name in names})

@@ -89,6 +89,7 @@ def test_the_mask_has_the_bit_of_the_node(node: int, monkeypatch: pytest.MonkeyP
     assert sum(word << 64 * place for place, word in enumerate(words)) == 1 << node
     # The kernel reads one bit less than it is told, and no word that is not there.
     assert node < bits - 1 <= 64 * len(words)
+    assert len(words) == node // 64 + 1
 
 
 def test_no_call_where_its_number_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

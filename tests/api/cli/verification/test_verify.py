@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper
 
 from api.cli.verification import references
 from api.cli.verification.references import OnnxruntimeReference, ReferenceRunError
+from engine.graph.ir import Node
+from engine.plan import lowering
 from tests.api.cli.conftest import Invoke
 from tests.engine.models import serialise, tensor
 
@@ -102,6 +105,37 @@ def test_a_difference_is_located(
     assert found["cases"][0]["first_difference"]["op"] == "Relu"
     # The reference that comes second has no say, and is shown.
     assert [r["equal"] for r in found["cases"][0]["references"]] == [False, True]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_wrong_kernel_is_located(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "s"], ["n0"], name="first"),
+        helper.make_node("Tanh", ["n0"], ["t"], name="between"),
+        helper.make_node("LayerNormalization", ["t", "s"], ["n1"], name="second"),
+        helper.make_node("Sigmoid", ["n1"], ["y"], name="last"),
+    ]
+    constants = {"s": np.ones(8, np.float32)}
+    path = tmp_path / "norms.onnx"
+    path.write_bytes(serialise(nodes, [tensor("x", ["n", 8])], ["y"], constants))
+    assert invoke("verify", path, "--cases", 1).code == 0
+    right = lowering.lowerings()["LayerNormalization"]
+
+    def wrong(node: Node, low: lowering.Lowering) -> None:
+        broken = node
+        if node.name == ("first", "second")[place]:
+            broken = copy.copy(node)
+            broken.attributes = {**node.attributes, "epsilon": 0.5}
+        right(broken, low)
+
+    monkeypatch.setitem(lowering.lowerings(), "LayerNormalization", wrong)
+    done = invoke("verify", path, "--cases", 1, "--json")
+    assert done.code == 1
+    found = json.loads(done.out)["cases"][0]["first_difference"]
+    assert found["node"] == ("first", "second")[place]
+    assert found["op"] == "LayerNormalization"
 
 
 def test_a_reference_that_cannot_load_is_left_out(
