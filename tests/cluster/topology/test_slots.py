@@ -1,7 +1,7 @@
 """Slots of recorded machines; properties over machines of any form."""
 
-import dataclasses
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,13 @@ from cluster.topology.slots import Boundary, cpu_list, divide
 from cluster.topology.tree import read_topology
 from engine.cgroup import parse_cpu_list
 from tests.cluster.topology.machines import EPYC, XEON_SNC2, Recorded
+
+EPYC_SMT = replace(EPYC, smt=True)
+XEON_PLAIN = replace(XEON_SNC2, smt=False)
+
+
+def contained(machine: Recorded, cpus: str, nodes: str) -> Recorded:
+    return replace(machine, allowed=cpus, cpuset=cpus, mems_allowed=nodes)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +35,24 @@ from tests.cluster.topology.machines import EPYC, XEON_SNC2, Recorded
         (XEON_SNC2, 3, ["0-15,64-79", "16-31,80-95", "32-63,96-127"]),
         (EPYC, 4, ["0-15", "16-31", "32-47", "48-63"]),
         (EPYC, 3, ["0-23", "24-47", "48-63"]),
+        # The same processor with SMT, the same Xeon without it.
+        (EPYC_SMT, "cache", [f"{n}-{n + 7},{n + 64}-{n + 71}" for n in range(0, 64, 8)]),
+        (EPYC_SMT, 2, ["0-31,64-95", "32-63,96-127"]),
+        (XEON_PLAIN, "node", ["0-15", "16-31", "32-47", "48-63"]),
+        # Containers of some CPUs: what they were given is cut, nothing else.
+        (contained(XEON_SNC2, "16-31,80-95", "1"), "socket", ["16-31,80-95"]),
+        (contained(XEON_SNC2, "8-23,72-87", "0-1"), "node", ["8-15,72-79", "16-23,80-87"]),
+        (contained(EPYC, "4-19", "0"), "cache", ["4-7", "8-15", "16-19"]),
+        (contained(EPYC_SMT, "0-7", "0"), 2, ["0-3", "4-7"]),
+        # CPUs that are offline leave holes, and their siblings stay with their core.
+        (
+            replace(EPYC_SMT, offline=frozenset({1, 64})),
+            16,
+            [
+                *("0,2-4,66-68", "5-7,65,69-71"),
+                *(f"{n}-{n + 3},{n + 64}-{n + 67}" for n in range(8, 64, 4)),
+            ],
+        ),
     ],
 )
 def test_cuts(machine: Recorded, by: Boundary | int, expected: list[str], tmp_path: Path) -> None:
@@ -51,7 +76,7 @@ def test_without_smt_siblings_stay_idle_but_leased(tmp_path: Path) -> None:
 
 
 def test_a_time_quota_is_shared_out_in_whole_threads(tmp_path: Path) -> None:
-    machine = dataclasses.replace(XEON_SNC2, quota="550000 100000")
+    machine = replace(XEON_SNC2, quota="550000 100000")
     topology = read_topology(machine.write(tmp_path))
     assert [slot.threads for slot in divide(topology, "socket")] == [3, 2]
     assert [slot.threads for slot in divide(topology, "node")] == [2, 1, 1, 1]
@@ -59,7 +84,7 @@ def test_a_time_quota_is_shared_out_in_whole_threads(tmp_path: Path) -> None:
 
 
 def test_a_quota_below_one_thread_per_slot_cuts_fewer(tmp_path: Path) -> None:
-    topology = read_topology(dataclasses.replace(EPYC, quota="200000 100000").write(tmp_path))
+    topology = read_topology(replace(EPYC, quota="200000 100000").write(tmp_path))
     assert [(len(slot.cpus), slot.threads) for slot in divide(topology, "cache")] == [
         (32, 1),
         (32, 1),
