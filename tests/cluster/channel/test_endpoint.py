@@ -117,6 +117,7 @@ class Raw:
         self.context.term()
 
 
+BEAT = wire.pack(Kind.BEAT, {})
 HELLO = wire.pack(Kind.HELLO, {"gateway": "raw", "arena": None})
 
 
@@ -441,25 +442,55 @@ async def test_credits_are_divided_among_the_gateways_that_send(pair: Pair):
     await until(4, 4, sending=(one,))
 
 
+async def hold_model(pair: Pair, raw: Raw) -> None:
+    load = wire.pack(Kind.LOAD, {"key": list(KEY), "path": str(pair.path), "warmup": []}, 1)
+    while (await raw.ask(load)).kind is Kind.PROGRESS:
+        load = wire.pack(Kind.BEAT, {})
+
+
+def run_of_one(number: int, left_s: float | None = None) -> list[bytes]:
+    body = {"key": list(KEY), "outputs": None, "tensors": [["x", "float32", [1, 1], None]]}
+    return [wire.pack(Kind.RUN, body, number, left_s), np.ones(1, np.float32).tobytes()]
+
+
+async def test_what_is_cancelled_or_late_in_a_workers_queue_is_not_begun(pair: Pair):
+    endpoint = await pair.open(credits=4, heartbeat=Heartbeat(0.1, 60))
+    assert endpoint.ipc is not None
+    raw = Raw(endpoint.ipc)
+    await raw.ask(HELLO)
+    await hold_model(pair, raw)
+    pair.loader.hold()
+    before = len(pair.loader.sessions[0].runs)
+    raw.socket.send(run_of_one(2))
+    raw.socket.send(run_of_one(3, left_s=0.05))
+    raw.socket.send(run_of_one(4))
+    raw.socket.send(run_of_one(5))
+    cancelled = await raw.ask(wire.pack(Kind.CANCEL, {}, 4))
+    assert (cancelled.kind, cancelled.id) == (Kind.ERROR, 4)
+    assert "cancelled" in cancelled.body["message"]
+    await asyncio.sleep(0.1)
+    pair.loader.release()
+    answers = {message.id: message for message in [await raw.ask(BEAT) for _ in range(3)]}
+    assert answers[3].body["error"] == "DeadlineError"
+    assert answers[2].kind is answers[5].kind is Kind.ANSWER
+    assert len(pair.loader.sessions[0].runs) == before + 2
+    raw.close()
+
+
 async def test_who_asks_to_be_alone_is_until_it_resumes(pair: Pair):
     endpoint = await pair.open(credits=4, heartbeat=Heartbeat(0.1, 60))
     assert endpoint.ipc is not None
     suspicious, other = Raw(endpoint.ipc), Raw(endpoint.ipc)
     for raw in (suspicious, other):
         assert (await raw.ask(HELLO)).kind is Kind.WELCOME
-    load = wire.pack(Kind.LOAD, {"key": list(KEY), "path": str(pair.path), "warmup": []}, 1)
-    while (await other.ask(load)).kind is Kind.PROGRESS:
-        load = wire.pack(Kind.BEAT, {})
+    await hold_model(pair, other)
     session = pair.loader.sessions[0]
     pair.loader.hold()
-    listing = [["x", "float32", [1, 1], None]]
-    run = {"key": list(KEY), "outputs": None, "tensors": listing}
-    data = np.ones(1, np.float32).tobytes()
-    other.socket.send([wire.pack(Kind.RUN, run, 2), data])
+    other.socket.send(run_of_one(2))
     await asyncio.sleep(0.1)
     # What runs is waited for, and what comes meanwhile is not begun.
     suspicious.socket.send([wire.pack(Kind.ISOLATE, {})])
-    other.socket.send([wire.pack(Kind.RUN, run, 3), data])
+    other.socket.send(run_of_one(3))
     await asyncio.sleep(0.1)
     before = len(session.runs)
     heard = [
