@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.live import Live
 
 from api.cli import terminal
@@ -106,21 +107,26 @@ def status(
 ) -> None:
     """Show workers, where they run, what they do; and the gateways."""
     require_ray()
-    from cluster.fleet.status import look  # needs the extra
+    from cluster.fleet.status import FleetStatus, look  # needs the extra
 
     record = recall(name)
     rates = Rates()
+
+    def shown(found: FleetStatus) -> RenderableType:
+        width = terminal.output.width if terminal.output.is_terminal else None
+        return render(found, time.monotonic(), rates, width)
+
     found = asyncio.run(look(record))
     if as_json:
         print(json.dumps(asdict(found), indent=1))
     elif not watch:
-        terminal.output.print(render(found, time.monotonic(), rates))
+        terminal.output.print(shown(found))
     else:
-        with Live(render(found, time.monotonic(), rates), auto_refresh=False) as screen:
+        with Live(shown(found), console=terminal.output, auto_refresh=False) as screen:
             while True:
                 time.sleep(every)
                 found = asyncio.run(look(record))
-                screen.update(render(found, time.monotonic(), rates), refresh=True)
+                screen.update(shown(found), refresh=True)
     if found.problems and not watch:
         raise CommandError("; ".join(found.problems))
 

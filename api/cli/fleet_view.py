@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from cluster.fleet.status import FleetStatus
 
 _SILENT_S = 2.0
+_TEXTS = frozenset({"worker", "gateway", "address", "state", "CPUs", "memory", "models"})
+"""Columns that are read from the left."""
 _COLOURS = {"RUNNING": "green", "DEPLOYING": "yellow", "UPDATING": "yellow"}
 
 
@@ -35,16 +38,21 @@ class Rates:
         }
 
 
-def render(status: FleetStatus, now: float, rates: Rates) -> RenderableType:
-    """The tables of a fleet; `now` in seconds on any clock that goes on."""
+def render(
+    status: FleetStatus, now: float, rates: Rates, width: int | None = None
+) -> RenderableType:
+    """The tables of a fleet; `now` in seconds on any clock that goes on.
+
+    In a terminal of few columns, given as `width`, what matters least is left out.
+    """
     colour = _COLOURS.get(status.state, "red")
     head = Text.from_markup(
         f"fleet [bold]{escape(status.name)}[/]  [{colour}]{status.state}[/]  "
         f"{sum(not _silent(worker) for worker in status.workers)} of {status.wanted} workers"
     )
-    parts: list[RenderableType] = [head, _workers(status, now, rates)]
+    parts: list[RenderableType] = [head, _workers(status, now, rates, width)]
     if status.gateways:
-        parts.append(_gateways(status, now, rates))
+        parts.append(_gateways(status, now, rates, width))
     notes = [*status.problems, *([status.message] if status.message else [])]
     parts += [Text(note, style="red") for note in notes]
     parts += [
@@ -55,13 +63,8 @@ def render(status: FleetStatus, now: float, rates: Rates) -> RenderableType:
     return Group(*parts)
 
 
-def _workers(status: FleetStatus, now: float, rates: Rates) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("worker", "state", "CPUs", "memory"):
-        table.add_column(name)
-    for name in ("local", "busy", "batches/s", "waiting", "batches", "failed", "pid"):
-        table.add_column(name, justify="right")
-    table.add_column("models")
+def _workers(status: FleetStatus, now: float, rates: Rates, width: int | None) -> Table:
+    rows = []
     for worker in status.workers:
         counters = {
             "busy": float(worker.get("busy_seconds", 0)),
@@ -74,46 +77,73 @@ def _workers(status: FleetStatus, now: float, rates: Rates) -> Table:
         if _silent(worker):
             state = f"[red]silent {worker['silent_s']:.0f} s[/]"
         local = worker.get("local_pages")
-        table.add_row(
-            escape(str(worker["worker"])),
-            state,
-            str(worker.get("cpus", "")),
-            str(worker.get("memory_policy", "")),
-            "" if local is None else f"{local:.0%}",
-            f"{min(speed['busy'], 1):.0%}",
-            f"{speed['batches']:.0f}",
-            str(worker.get("waiting", 0)),
-            str(worker.get("batches", 0)),
-            _failures(worker.get("failed_batches", 0)),
-            str(worker.get("pid", "")),
-            escape(", ".join(worker.get("repository_models", ()))),
+        rows.append(
+            {
+                "worker": escape(str(worker["worker"])),
+                "state": state,
+                "CPUs": str(worker.get("cpus", "")),
+                "memory": str(worker.get("memory_policy", "")),
+                "local": "" if local is None else f"{local:.0%}",
+                "busy": f"{min(speed['busy'], 1):.0%}",
+                "batches/s": f"{speed['batches']:.0f}",
+                "waiting": str(worker.get("waiting", 0)),
+                "batches": str(worker.get("batches", 0)),
+                "failed": _failures(worker.get("failed_batches", 0)),
+                "pid": str(worker.get("pid", "")),
+                "models": escape(", ".join(worker.get("repository_models", ()))),
+            }
         )
     for replica in status.missing:
-        table.add_row(escape(f"{replica.node}/?"), f"[yellow]{replica.state.lower()}[/]")
-    return table
+        node = escape(f"{replica.node}/?")
+        rows.append({"worker": node, "state": f"[yellow]{replica.state.lower()}[/]"})
+    return _table(rows, ("worker", "state"), ("memory", "pid", "local", "batches", "models"), width)
 
 
-def _gateways(status: FleetStatus, now: float, rates: Rates) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("gateway", "address", "state"):
-        table.add_column(name)
-    for name in ("requests/s", "waiting", "requests", "failed", "workers"):
-        table.add_column(name, justify="right")
+def _gateways(status: FleetStatus, now: float, rates: Rates, width: int | None) -> Table:
+    rows = []
     for gateway in status.gateways:
         counters = {"requests": float(gateway.get("requests", 0))}
         speed = rates.of(f"gateway {gateway['gateway']}", now, counters)
         workers: list[dict[str, Any]] = gateway.get("workers", [])
-        table.add_row(
-            escape(str(gateway["gateway"])),
-            escape(str(gateway.get("url", ""))),
-            "[green]ready[/]" if gateway.get("ready") else "[yellow]not ready[/]",
-            f"{speed['requests']:.0f}",
-            str(gateway.get("waiting", 0)),
-            str(gateway.get("requests", 0)),
-            _failures(gateway.get("failed", 0)),
-            str(sum(worker.get("state") == "ready" for worker in workers)),
+        rows.append(
+            {
+                "gateway": escape(str(gateway["gateway"])),
+                "address": escape(str(gateway.get("url", ""))),
+                "state": "[green]ready[/]" if gateway.get("ready") else "[yellow]not ready[/]",
+                "requests/s": f"{speed['requests']:.0f}",
+                "waiting": str(gateway.get("waiting", 0)),
+                "requests": str(gateway.get("requests", 0)),
+                "failed": _failures(gateway.get("failed", 0)),
+                "workers": str(sum(worker.get("state") == "ready" for worker in workers)),
+            }
         )
-    return table
+    return _table(rows, ("gateway", "address"), ("requests", "waiting", "gateway"), width)
+
+
+def _table(
+    rows: Sequence[Mapping[str, str]],
+    kept: Sequence[str],
+    spare: Sequence[str],
+    width: int | None,
+) -> Table:
+    """A table of all columns that fit: those of `spare` go one by one, `kept` are never cut."""
+    columns = list(rows[0]) if rows else list(kept)
+    left = list(spare)
+    while True:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in columns:
+            right = name not in _TEXTS
+            table.add_column(name, justify="right" if right else "left", no_wrap=name in kept)
+        for row in rows:
+            table.add_row(*(row.get(name, "") for name in columns))
+        if width is None or not left or _wanted(table) <= width:
+            return table
+        columns.remove(left.pop(0))
+
+
+def _wanted(table: Table) -> int:
+    """Columns of the terminal that a table would like to have."""
+    return Console(width=10_000).measure(table).maximum
 
 
 def _silent(worker: dict[str, Any]) -> bool:

@@ -88,6 +88,21 @@ def test_what_is_wrong_stands_out() -> None:
     assert "no Ray dashboard" in lines
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_in_a_narrow_terminal_what_matters_most_is_whole(width: int) -> None:
+    gateway = {"gateway": "host/1", "url": "http://192.0.2.200:8000", "ready": True}
+    worker = WORKER | {"worker": "192.0.2.200-ee9c03/node0"}
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(render(status(worker, gateways=(gateway,)), 0.0, Rates(), width))
+    lines = capture.get().splitlines()
+    assert len(lines) == 5, "no row is wrapped"
+    assert max(map(len, lines)) <= width
+    assert lines[2].split()[:2] == ["192.0.2.200-ee9c03/node0", "serving"]
+    assert "http://192.0.2.200:8000" in lines[4]
+    assert ("first-touch" in lines[2]) == (width == 200)
+
+
 def test_gateways_are_shown() -> None:
     gateway = {
         "gateway": "host/1",
