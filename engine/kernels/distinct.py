@@ -1,9 +1,9 @@
-"""Distinct elements of a tensor: Unique of ONNX.
+"""Distinct rows of a matrix: Unique of ONNX, whose elements are rows of one number.
 
-One work item: records of key and position are sorted by key, so that equal elements meet, in the
-order of their positions. Each run of equals is one distinct element; its first position, its
-length, and for each element the number of its run are written. In the order of first occurrence,
-runs are numbered by a walk over all positions instead.
+One work item: records of key and position are sorted by key, the last column first, so that equal
+rows meet, in the order of their positions. Each run of equals is one distinct row; its first
+position, its length, and for each row the number of its run are written. In the order of first
+occurrence, runs are numbered by a walk over all positions instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.codegen.abi import Layout
-from engine.codegen.builder import I64, TYPES, KernelBuilder
+from engine.codegen.builder import I64, TYPES, KernelBuilder, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
 from engine.codegen.values import element_bytes
@@ -27,7 +27,7 @@ def workspace_bytes() -> tuple[int, int]:
 
 
 def _layout(options: Options) -> Layout:
-    return Layout.of("x firsts inverse counts total workspace", "size")
+    return Layout.of("x firsts inverse counts total workspace", "size width")
 
 
 def _build(symbol: str, target: Target, options: Options) -> str:
@@ -38,26 +38,46 @@ def _build(symbol: str, target: Target, options: Options) -> str:
     x, firsts, inverse, counts, total, counters = (
         k.tensor(name) for name in ("x", "firsts", "inverse", "counts", "total", "workspace")
     )
-    size = k.int("size")
+    size, width = k.ints("size width")
     sort = sorter(k, RECORD, 0, 8 * itemsize)
     records = counters + COUNTERS
+    spare = records + size * RECORD
+
+    def key_of(position: Val, column: Val) -> Val:
+        place = x + (position * width + column) * itemsize
+        key = ordered_bits(k, k.load(place, kind), unsigned)
+        return k.convert(key, I64, signed=False)
+
     with k.loop(k.begin, k.end):
         with k.loop(0, size) as i:
-            key = ordered_bits(k, k.load(x + i * itemsize, kind), unsigned)
-            place = records + i * RECORD
-            k.store(k.convert(key, I64, signed=False), place)
-            k.store(i, place + 8)
-        ordered = k.call(sort, [records, records + size * RECORD, counters, size])
+            k.store(i, records + i * RECORD + 8)
+        ordered, other = k.variable(records), k.variable(spare)
+        with k.loop(0, width) as step:
+            with k.loop(0, size) as i:
+                place = ordered.get() + i * RECORD
+                k.store(key_of(k.load(place + 8, I64), width - 1 - step), place)
+            now, free = ordered.get(), other.get()
+            sorted_ = k.call(sort, [now, free, counters, size])
+            moved = sorted_.differs(now)
+            ordered.set(sorted_)
+            other.set(k.select(moved, now, free))
         found = k.variable(0, I64)
         before = k.variable(0, I64)
         with k.loop(0, size) as i:
-            place = ordered + i * RECORD
-            key, position = k.load(place, I64), k.load(place + 8, I64)
-            with k.when(i.equals(0) | key.differs(before.get())):
+            position = k.load(ordered.get() + i * RECORD + 8, I64)
+            column, differs = (
+                k.variable(0, I64),
+                k.variable(k.convert(i.equals(0), I64, signed=False)),
+            )
+            with k.while_(lambda: (column.get() < width) & differs.get().equals(0)):
+                unlike = key_of(position, column.get()).differs(key_of(before.get(), column.get()))
+                differs.set(k.convert(unlike, I64, signed=False))
+                column.add(1)
+            with k.when(differs.get().differs(0)):
                 k.store(position, firsts + found.get() * 8)
                 k.store(k.const(0), counts + found.get() * 8)
                 found.add(1)
-            before.set(key)
+            before.set(position)
             run = found.get() - 1
             k.store(run, inverse + position * 8)
             k.store(k.load(counts + run * 8, I64) + 1, counts + run * 8)
@@ -82,4 +102,4 @@ def _build(symbol: str, target: Target, options: Options) -> str:
     return str(k.module)
 
 
-DISTINCT: Final = register(Family("distinct", "distinct elements of a tensor", _layout, _build))
+DISTINCT: Final = register(Family("distinct", "distinct rows of a matrix", _layout, _build))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from engine.graph.dims import Dim, ceildiv, minimum
 from engine.graph.inference.context import Inference, Shape, Unknown
 from engine.graph.inference.registry import rule
@@ -189,9 +187,23 @@ def _roi_align(node: Inference) -> None:
 def _columns_to_image(node: Inference) -> None:
     shape = node.shape(0)
     node.rank(0, 3)
-    image, block = node.entries(1), node.integers(2)
-    sizes = [s if s is not None else node.fresh(0, axis + 2) for axis, s in enumerate(image)]
-    node.output(0, (shape[0], shape[1] // math.prod(block), *sizes))
+    image = [s if s is not None else node.fresh(0, a + 2) for a, s in enumerate(node.entries(1))]
+    block = node.entries(2)
+    rank = len(image)
+    if len(block) != rank:
+        node.error(f"block_shape has {len(block)} entries for {rank} axes")
+    pads = node.attribute("pads") or [0] * (2 * rank)
+    strides, dilations = (node.attribute(n) or [1] * rank for n in ("strides", "dilations"))
+    taps = positions = Dim.of(1)
+    for axis, length in enumerate(block):
+        if length is None:
+            node.output(0, (shape[0], node.fresh(0, 1), *image))
+            return
+        taps = taps * length
+        free = image[axis] + (pads[axis] + pads[axis + rank] - 1) - (length - 1) * dilations[axis]
+        positions = positions * (free // strides[axis] + 1)
+    node.require_equal(shape[2], positions, "blocks and the places that the image has for them")
+    node.output(0, (shape[0], shape[1] // taps, *image))
 
 
 @rule("DepthToSpace")

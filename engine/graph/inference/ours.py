@@ -246,7 +246,7 @@ def _kept_boxes(node: Inference) -> None:
 
 @rule("Distinct", domain=OURS)
 def _distinct(node: Inference) -> None:
-    """First positions and numbers of distinct elements, and of each element the one it is."""
+    """First positions and numbers of distinct rows, and of each row the one it is."""
     for place in range(3):
-        node.output(place, node.shape(0), np.int64)
+        node.output(place, node.shape(0)[:1], np.int64)
     node.output(3, (1,), np.int64)

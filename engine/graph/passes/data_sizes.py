@@ -6,11 +6,11 @@ writes a result of that size:
 - ``NonZero(x) = Positions(x, starts, n)`` with ``starts, total = CountNonZero(x)``.
 - ``NonMaxSuppression(...) = KeptBoxes(kept, starts, n)`` with ``kept, starts, total =
   Suppress(...)``.
-- ``Unique(x)``: ``firsts, inverse, counts, total = Distinct(x)``; the first n of ``firsts`` and
-  ``counts`` are results, and so are the elements of x at ``firsts``.
+- ``Unique(x)``: ``firsts, inverse, counts, total = Distinct(rows)``; the first n of ``firsts`` and
+  ``counts`` are results, and so are the elements of x at ``firsts``. The rows of the matrix are the
+  slices of x along the axis, or its elements; 16-bit floats are compared as float32.
 
-Everywhere ``n = Sizes(total)``. Preconditions: the rank is known, and kernels take the data types;
-Unique works on all elements, not on slices along an axis (of more than one axis).
+Everywhere ``n = Sizes(total)``. Preconditions: the rank is known, and kernels take the data types.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _ELEMENTS: Final = frozenset(
         *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     }
 )
-_ORDERED: Final = _ELEMENTS - {"float16", "bfloat16"}
+_HALVES: Final = frozenset({"float16", "bfloat16"})
+_FLOAT: Final = 1
+"""The number of float32 among ONNX's data types."""
 
 
 def data_sizes(graph: Graph) -> PassReport:
@@ -103,23 +105,31 @@ def _suppression(writer: NodeWriter) -> str | None:
 def _unique(writer: NodeWriter) -> str | None:
     node = writer.node
     x = node.inputs[0]
-    reason = _refused(x, _ORDERED)
+    reason = _refused(x, _ELEMENTS)
     if reason or x is None or x.shape is None:
         return reason
-    if node.attribute("axis") is not None and len(x.shape) != 1:
-        return "it compares slices along an axis"
     outputs = [value if value.name else None for value in node.outputs]
     outputs += [None] * (4 - len(outputs))
-    flat = writer.emit("Reshape", x, [-1], version=14)
+    given = node.attribute("axis")
+    source, axis = x, 0
+    if given is None:
+        source = writer.emit("Reshape", x, [-1], version=14)
+        rows = writer.emit("Reshape", x, [-1, 1], version=14)
+    else:
+        axis = int(given) % len(x.shape)
+        order = [axis, *(other for other in range(len(x.shape)) if other != axis)]
+        rows = writer.emit("Flatten", writer.emit("Transpose", x, perm=order), axis=1)
+    if x.dtype is not None and x.dtype.name in _HALVES:
+        rows = writer.emit("Cast", rows, version=19, to=_FLOAT)
     firsts, inverse, counts, total = writer.several(
-        "Distinct", 4, flat, version=1, domain=OURS, sorted=int(node.attribute("sorted", 1))
+        "Distinct", 4, rows, version=1, domain=OURS, sorted=int(node.attribute("sorted", 1))
     )
     size = _size(writer, total)
     if outputs[0] is not None or outputs[1] is not None:
         into = [outputs[1]] if outputs[1] is not None else None
         places = writer.emit("Slice", firsts, [0], size, [0], into=into)
         if outputs[0] is not None:
-            writer.emit("Gather", flat, places, into=[outputs[0]], axis=0)
+            writer.emit("Gather", source, places, into=[outputs[0]], axis=axis)
     if outputs[2] is not None:
         writer.emit("Identity", inverse, version=16, into=[outputs[2]])
     if outputs[3] is not None:

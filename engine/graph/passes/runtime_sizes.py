@@ -207,6 +207,7 @@ _RULES: Final[dict[str, Callable[[Measuring, Node], None]]] = {
     "AffineGrid": _counts(1),
     "BlackmanWindow": _counts(0),
     "CenterCropPad": _counts(1),
+    "Col2Im": _counts(1, 2),
     "ConstantOfShape": _counts(0),
     "CumProd": _scan_axis,
     "CumSum": _scan_axis,

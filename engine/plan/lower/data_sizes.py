@@ -14,7 +14,7 @@ from engine.kernels import distinct, lines, nonzero, suppression
 from engine.kernels.odometer import axis_names
 from engine.plan.lower.operands import checked
 from engine.plan.lowering import Lowering, NoKernel, lowers
-from engine.plan.tensor import ONE, Tensor, product
+from engine.plan.tensor import ONE, Tensor
 
 _GREEDY_NS: Final = 60
 """Nanoseconds per candidate of a suppression, sorting and comparing: typical of detectors."""
@@ -141,7 +141,7 @@ def lower_kept(node: Node, low: Lowering) -> None:
 
 @lowers(f"{OURS}.Distinct")
 def lower_distinct(node: Node, low: Lowering) -> None:
-    """Distinct elements of a vector: where they are first, which one each is, how often."""
+    """Distinct rows of a matrix: where they are first, which one each is, how often."""
     checked(node)
     source = low.read_dense(node.inputs[0])
     firsts, inverse, counts, total = (
@@ -149,6 +149,7 @@ def lower_distinct(node: Node, low: Lowering) -> None:
         for value in node.outputs
     )
     constant, each = distinct.workspace_bytes()
+    size, width = source.shape
     low.call(
         KernelSpec.of(
             distinct.DISTINCT.name,
@@ -156,13 +157,14 @@ def lower_distinct(node: Node, low: Lowering) -> None:
             sorted=bool(node.attribute("sorted", 1)),
         ),
         items=1,
-        cost=product(source.shape) * 30 + 1000,
+        cost=source.size * 30 + 1000,
         writes="firsts inverse counts total workspace",
         x=source,
         firsts=firsts,
         inverse=inverse,
         counts=counts,
         total=total,
-        workspace=low.temp("uint8", (source.size * each + constant,), "workspace"),
-        size=source.size,
+        workspace=low.temp("uint8", (size * each + constant,), "workspace"),
+        size=size,
+        width=width,
     )

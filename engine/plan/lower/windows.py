@@ -12,7 +12,7 @@ from engine.graph.ir import Node
 from engine.kernels import scatter, windows
 from engine.kernels.odometer import outer_rank
 from engine.plan.lower.copies import axis_words, emit_copy
-from engine.plan.lower.operands import checked, constants, integers
+from engine.plan.lower.operands import checked, integers
 from engine.plan.lower.views import broadcast_view
 from engine.plan.lowering import Lowering, NoKernel, lowers
 from engine.plan.tensor import ONE, ZERO, product
@@ -82,7 +82,7 @@ def lower_unpool(node: Node, low: Lowering) -> None:
 def lower_blocks(node: Node, low: Lowering) -> None:
     """Images as sums of blocks [N, C * window, positions]."""
     checked(node)
-    block = constants(integers(node, 2, "block_shape") or (), "block_shape")
+    block = integers(node, 2, "block_shape") or ()
     rank = len(block)
     source = low.read_dense(node.inputs[0])
     if rank > windows.AXES or str(source.dtype) not in ("float32", "float64"):
@@ -93,13 +93,13 @@ def lower_blocks(node: Node, low: Lowering) -> None:
     dilations = [int(s) for s in node.attribute("dilations") or [1] * rank]
     pads = [int(p) for p in node.attribute("pads") or [0] * (2 * rank)]
     positions = [
-        (size + (pads[a] + pads[a + rank] - dilations[a] * (block[a] - 1) - 1)) // strides[a] + 1
+        (size + (pads[a] + pads[a + rank] - 1) - (block[a] - 1) * dilations[a]) // strides[a] + 1
         for a, size in enumerate(image)
     ]
     low.call(
         KernelSpec.of(windows.IMAGE.name, dtype=str(source.dtype)),
         items=product(result.shape[:2]),
-        cost=source.shape[2] * int(np.prod(block)) + product(image),
+        cost=source.shape[2] * product(block) + product(image),
         writes="y",
         x=source,
         y=result,

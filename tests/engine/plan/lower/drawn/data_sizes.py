@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from tests.engine.plan.lower.drawn.support import Draw, draws, flag, number, pick, shape, tensor
+from tests.engine.plan.lower.drawn.support import (
+    Draw,
+    Shape,
+    draws,
+    flag,
+    number,
+    pick,
+    shape,
+    tensor,
+)
 from tests.engine.plan.lower.example import Array, Example, Input, Sizes, ints, one
 
 
@@ -24,14 +33,20 @@ def places(draw: Draw, key: str) -> Example:
 
 @draws("packhorse.Distinct")
 def distinct(draw: Draw, key: str) -> Example:
-    dtype = pick(draw, "float32", "float64", "int8", "int64")
-    order = {"sorted": number(draw, 0, 1)}
-    x = {"x": tensor(dtype, "n", "w", scale=1)}
+    """Elements, or slices along an axis; few numbers, so that some are alike."""
+    dtype = pick(draw, "float32", "float64", "int8", "int64", "float16")
+    options = {"sorted": number(draw, 0, 1)}
+    axes: Shape = ("n", "w")
+    if flag(draw):
+        axes = pick(draw, axes, ("n", 2, "w"), (3, "n", 1))
+        options["axis"] = number(draw, -len(axes), len(axes) - 1)
+    high = 1 if "axis" in options else 9
+    x = {"x": tensor(dtype, *axes, scale=high / 3, low=0, high=high)}
     if dtype.startswith("float"):
         source = x["x"].draw
-        x["x"] = Input(("n", "w"), lambda *given: np.round(source(*given)) + 0)
+        x["x"] = Input(axes, lambda *given: np.round(source(*given)) + 0)
     outputs = ("y", "first", "inverse", "counts")
-    return one("Unique", x, outputs=outputs, rows=False, zero=(), **order)
+    return one("Unique", x, outputs=outputs, rows=False, zero=(), **options)
 
 
 def boxes(rng: np.random.Generator, lengths: tuple[int, ...], _: Sizes) -> Array:

@@ -67,8 +67,13 @@ def blocks(draw: Draw, op: str) -> Example:
         positions *= length // strides[axis] + 1
     x = tensor("float32", "n", 2 * int(np.prod(block)), positions)
     constants = {"image": ints(*image), "block": ints(*block)}
+    inputs = {"x": x}
+    for name in ("image", "block"):
+        if flag(draw):
+            array = constants.pop(name)
+            inputs[name] = Input(array.shape, lambda rng, lengths, _, array=array: array)
     options: dict[str, Any] = {"strides": strides, "pads": pads, "zero": ("n",)}
-    return one(op, {"x": x}, constants=constants, **options)
+    return one(op, inputs, "x", "image", "block", constants=constants, **options)
 
 
 @draws("packhorse.Frames")
