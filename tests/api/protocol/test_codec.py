@@ -114,3 +114,17 @@ def test_outputs_that_are_not_contiguous():
         answer = encode_answer("m", "1", None, [(OutputRequest("t", binary), array)])
         result = InferResult.from_response_body(answer.body, header_length=answer.header_length)
         equal(result.as_numpy("t"), array)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("size", [0, 1, 6])
+def test_a_raw_body_fills_the_axis_that_is_open(size: int, dtype: str, axis: int) -> None:
+    shape: list[int | str] = [3, 5, 2]
+    shape[axis] = "n"
+    tensor = TensorDescription("t", np.dtype(dtype), tuple(shape))
+    model = ModelDescription((tensor,), (tensor,), False, "")
+    lengths = tuple(size if isinstance(dim, str) else dim for dim in shape)
+    array = np.arange(np.prod(lengths, dtype=int)).reshape(lengths).astype(dtype)
+    request = decode_request(array.tobytes(), 0, model, Limits())
+    equal(request.inputs["t"], array)

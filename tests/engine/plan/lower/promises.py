@@ -7,6 +7,8 @@ arrays that are not contiguous or not aligned give the same bytes.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,7 +146,34 @@ def reversed_twice(array: Array) -> Array:
     return np.ascontiguousarray(array.T[::-1])[::-1].T if array.ndim else array
 
 
-FORMS: Final = (unaligned, strided, reversed_twice)
+def _guarded(array: Array, end: bool) -> Array:
+    """A copy whose last, or first, byte lies beside a page that must not be touched."""
+    page = mmap.PAGESIZE
+    room = -(-array.nbytes // page) * page
+    memory = np.frombuffer(mmap.mmap(-1, room + 2 * page), np.uint8)
+    start = int(memory.__array_interface__["data"][0])
+    for guard in (start, start + page + room):
+        assert _LIBC.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+    first = page + (room - array.nbytes if end else 0)
+    copied = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copied[...] = array
+    return copied
+
+
+_LIBC: Final = ctypes.CDLL(None)
+
+
+def at_the_end(array: Array) -> Array:
+    """What reads behind the array ends the process."""
+    return _guarded(array, end=True)
+
+
+def at_the_start(array: Array) -> Array:
+    """What reads before the array ends the process."""
+    return _guarded(array, end=False)
+
+
+FORMS: Final = (unaligned, strided, reversed_twice, at_the_end, at_the_start)
 
 
 def check_form(subject: Subject, sizes: Sizes, form: Any) -> None:
