@@ -16,6 +16,7 @@ import engine
 from tests.engine.equality import assert_equal
 from tests.engine.harness import ISAS
 from tests.engine.models import serialise, tensor
+from tests.engine.plan.lower.promises import at_the_end, at_the_start
 
 Array = np.ndarray[Any, Any]
 
@@ -138,3 +139,18 @@ def test_infinities_in_a_clipped_window_stay() -> None:
     assert found.shape == (1, 3, 3, 17)
     assert np.isinf(found).all()
     np.testing.assert_array_equal(found, np.broadcast_to(found[:, :, :1, :1], found.shape))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("strides", [(1, 1), (1, 2), (2, 2)])
+def test_nothing_is_read_beside_the_image(strides: tuple[int, int], isa: str) -> None:
+    """Widths whose columns of one remainder fill vectors exactly, and one more or less."""
+    for pooled in ("", "floor"):
+        case = Case((3, 3), strides, (0, 0, 0, 0), 1, 4, pooled, False, 1, (9, 40))
+        session = engine.load(build(case), threads=1, isa=isa)
+        for width in (8, 15, 16, 17, 30, 31, 32, 33, 61, 63, 64, 65):
+            feeds = image(case, (9, width), 1)
+            expected = only(session, feeds)
+            for form in (at_the_end, at_the_start):
+                found = only(session, {"x": form(feeds["x"])})
+                assert found.tobytes() == expected.tobytes()
