@@ -120,10 +120,9 @@ async def test_a_stopped_worker_is_noticed_and_comes_back(start):
     load = Load(channel, 6)
     await asyncio.sleep(0.2)
     pid = f.kill("test/0", signal.SIGSTOP)
-    began = time.monotonic()
-    while sum(worker.state == "ready" for worker in channel.workers()) == 2:
-        await asyncio.sleep(0.01)
-    assert time.monotonic() - began < LIMIT_S
+    async with asyncio.timeout(LIMIT_S):
+        while sum(worker.state == "ready" for worker in channel.workers()) == 2:
+            await asyncio.sleep(0.01)
     assert "silent" in " ".join(worker.detail for worker in channel.workers())
     await asyncio.sleep(0.2)
     before = load.pids[pid]
