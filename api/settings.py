@@ -87,7 +87,8 @@ class Settings(BaseModel):
     shared_memory_bytes: int = Field(
         default=256 << 20,
         ge=0,
-        description="Most shared memory for requests, per worker of this machine; 0 for none.",
+        description="Most shared memory for requests: per worker of this machine, and once more "
+        "for large ones; 0 for none.",
     )
 
     max_batch_size: Count = Field(default=32, description="Most rows in one batch.")
