@@ -1,6 +1,7 @@
 """Every manifest against the schema of its kind, and against what the others and the code say."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -110,6 +111,19 @@ def test_kustomize_puts_it_together() -> None:
     for one in built:
         assert one["kind"] == "Namespace" or one["metadata"]["namespace"] == "packhorse"
         assert one["metadata"]["labels"]["app.kubernetes.io/name"] == "packhorse"
+
+
+def test_the_pages_command_sets_the_image_everywhere(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl to run kustomize with")
+    shutil.copytree(BASE, tmp_path / "k8s/base")
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    (command,) = (line for line in page.splitlines() if line.startswith("sed "))
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    build = ["kubectl", "kustomize", str(tmp_path / "k8s/base")]
+    built = subprocess.run(build, capture_output=True, text=True, timeout=60, check=True).stdout
+    images = re.findall(r"image: (\S+)", built)
+    assert images == ["REGISTRY/packhorse:1"] * 4
 
 
 def test_what_the_manifests_say_of_each_other_is_true() -> None:
