@@ -18,8 +18,9 @@ if TYPE_CHECKING:
         get_available_providers,
     )
     from engine.io_binding import OrtValue
+    from engine.loading import load
     from engine.runner import progress
-    from engine.session import Session, load
+    from engine.session import Session
     from engine.specification import Progress, TensorSpec
 
 _HOMES: Final = {
@@ -36,7 +37,7 @@ _HOMES: Final = {
     "SessionOptions": "engine.inference_session",
     "TensorSpec": "engine.specification",
     "get_available_providers": "engine.inference_session",
-    "load": "engine.session",
+    "load": "engine.loading",
     "progress": "engine.runner",
 }
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io_binding import IOBinding
+from engine.loading import load
 from engine.model_metadata import ModelMetadata, read_metadata
-from engine.session import Session, load
+from engine.session import Session
 from engine.specification import TensorSpec
 
 Array = np.ndarray[Any, Any]

@@ -4,88 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engine.bound_call import BoundCall
-from engine.codegen.compiler import Compiler
-from engine.codegen.store import CodeStore
-from engine.codegen.target import Target, select
 from engine.direct import Direct
-from engine.errors import EngineError, InputError, ModelError, RunError
+from engine.errors import InputError, ModelError, RunError
 from engine.execution import Executor, Values, content
 from engine.explanation import Explanation
-from engine.plan.binding import BIND
-from engine.plan.options import PlanOptions
 from engine.plan.prepared import Prepared
-from engine.plan.store import PlanStore, renamed
+from engine.plan.store import renamed
 from engine.plan.weights import WeightMemory
+from engine.pool import Pool, link
 from engine.ragged import Ragged, Sequences
-from engine.runtime.gang import Gang, Native, usable
-from engine.specification import Arguments, Progress, TensorSpec, specify
+from engine.runtime.gang import Gang
+from engine.specification import Arguments, TensorSpec, specify
 from engine.throughput import Rows
-from engine.tuning import Tuning, read_tuning
-from engine.update import Original, identity
-
-if TYPE_CHECKING:
-    from engine.refiner import Refiner
-
-Report = Callable[[Progress], None]
-
-
-class Pool:
-    """What sessions of one instruction set and cache folder share: compiler, stores, gangs."""
-
-    _pools: dict[tuple[str, Path | None], Pool] = {}  # noqa: RUF012 - one registry per process
-    _lock = threading.Lock()
-
-    def __init__(self, target: Target, folder: Path | None) -> None:
-        self.compiler = Compiler(target, CodeStore(folder), usable(None))
-        self.plans = PlanStore(folder)
-        self._folder = folder
-        self.gangs: dict[int, Gang] = {}
-
-    @classmethod
-    def of(cls, isa: str | None, folder: Path | None) -> Pool:
-        """The pool for an instruction set and a cache folder."""
-        target = select(isa)
-        with cls._lock:
-            key = (target.name, folder)
-            if key not in cls._pools:
-                cls._pools[key] = cls(target, folder)
-            return cls._pools[key]
-
-    @cached_property
-    def refiner(self) -> Refiner:
-        """What measures schedules in idle time; made by the first model that asks for it."""
-        from engine.refined import RefinedStore
-        from engine.refiner import Refiner
-
-        return Refiner(RefinedStore(self._folder), self.compiler.target)
-
-    @cached_property
-    def native(self) -> Native:
-        """The runtime's own kernels; compiled at first use."""
-        return Native(self.compiler)
-
-    def start(self) -> None:
-        """Compile the runtime's own kernels; what goes wrong is told when they are used."""
-        with suppress(EngineError, OSError):
-            _ = self.native
-            self.compiler.functions([BIND])
-
-    def gang(self, threads: int) -> Gang:
-        """The gang of `threads` threads."""
-        with self._lock:
-            if threads not in self.gangs:
-                self.gangs[threads] = Gang(self.native, threads)
-            return self.gangs[threads]
+from engine.update import Original
 
 
 class _State:
@@ -331,12 +269,12 @@ class Session:
                     f"{self.name}: {', '.join(changes)} decide the shapes of the model's inputs or "
                     "outputs; load the changed model instead"
                 )
-            _link(prepared, self._pool.compiler)
+            link(prepared, self._pool.compiler)
             self._original.commit(renewed)
             self._packs.update(prepared.packed)
             self._state = _State(prepared, self._gang)
             if self._refined:
-                self._refine()
+                self.refine()
 
     @property
     def packs_total(self) -> dict[str, int]:
@@ -372,7 +310,7 @@ class Session:
             "schedules_measured": self._pool.refiner.measured if self._refined else 0,
         }
 
-    def _refine(self) -> None:
+    def refine(self) -> None:
         """Let schedules be measured in idle time, now and after updates of weights."""
         self._refined = True
         for runner in self._state.executor.runners():
@@ -390,88 +328,3 @@ def _interface(prepared: Prepared) -> tuple[Any, ...]:
     """What callers see of a model."""
     inputs, outputs = (tuple(map(specify, v)) for v in (prepared.inputs, prepared.outputs))
     return inputs, outputs, prepared.batching[0]
-
-
-def _link(
-    prepared: Prepared, compiler: Compiler, report: Callable[[int, int], None] | None = None
-) -> None:
-    """Compile what is missing and give the programs the addresses of their kernels."""
-    programs = prepared.programs()
-    addresses = compiler.functions(
-        (spec for program in programs for spec in program.specs()), report
-    )
-    for program in programs:
-        program.link(addresses)
-
-
-def load(
-    source: str | Path | bytes,
-    threads: int | None = None,
-    *,
-    isa: str | None = None,
-    cache_dir: str | Path | None = None,
-    progress: Report | None = None,
-    winograd: bool = True,
-    tuning: Tuning | None = None,
-    throughput: bool = False,
-    refine: bool = False,
-) -> Session:
-    """Load an ONNX model from a file or its bytes.
-
-    `threads` is the number of threads a run may use (None: what affinity and control groups allow),
-    `isa` masks CPU features (``baseline``, ``avx2``, ``avx512``; None: the strongest here),
-    `cache_dir` keeps compiled code and prepared models (None: ``PACKHORSE_CACHE_DIR``, else the
-    user's cache folder), `progress` is called as loading proceeds, `winograd` admits minimal
-    filtering for 3x3 convolutions, which rounds differently, `tuning` holds the constants of
-    schedules (None: what ``packhorse tune`` measured here, else the defaults). With `throughput`
-    every thread runs rows of a batch, or a caller, of its own instead of sharing each operation
-    with the others: more answers per second where batches or callers are many, a longer wait for
-    one of a single row; the bytes are the same. With `refine` schedules of the shapes that are
-    asked for most are measured while the engine is idle, see `engine.refiner`. Raises ModelError
-    for a model that cannot be run and CompileError where code cannot be generated.
-    """
-
-    def report(stage: str, done: int = 0, total: int = 1) -> None:
-        if progress is not None:
-            progress(Progress(stage, done, total))
-
-    report("reading")
-    folder = Path(cache_dir) if cache_dir is not None else None
-    pool = Pool.of(isa, folder)
-    compiler, workers = pool.compiler, usable(threads)
-    count = 1 if throughput else workers
-    options = PlanOptions(winograd, tuning or read_tuning(compiler.target.name, folder))
-    found = identity(source)
-    key = pool.plans.key(source, compiler.target, count, options)
-    prepared = pool.plans.get(key) if key is not None else None
-    if prepared is None:
-        # Reading and planning are large imports, which a model from the store does without.
-        from engine.preparation import prepare, trim
-
-        # Where nothing is compiled yet, the compiling processes start meanwhile.
-        starting = threading.Thread(target=pool.start)
-        starting.start()
-        try:
-            prepared = prepare(source, compiler.target, count, report, options)
-        finally:
-            starting.join()
-        if key is not None:
-            named = isinstance(source, str | Path)
-            title = "/".join(Path(str(source)).absolute().parts[-3:]) if named else ""
-            pool.plans.put(key, prepared, title)
-        trim(prepared.weights.size)
-    elif isinstance(source, str | Path):
-        prepared = renamed(prepared, Path(source).stem)
-    _link(prepared, compiler, lambda done, total: report("compiling", done, total))
-    if prepared.external:
-        found = identity(source, prepared.external)
-    # What the caller may overwrite is kept as it is now.
-    kept = source if isinstance(source, str | Path | bytes) else bytes(source)
-    original = Original(kept, compiler.target, count, options, prepared.external, found)
-    gang = pool.gang(count)
-    session = Session(prepared, pool, gang, original, workers if throughput else 1)
-    if refine:
-        session._refine()
-    compiler.release()
-    report("ready", 1, 1)
-    return session

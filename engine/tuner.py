@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.codegen.target import select
-from engine.session import Session, load
+from engine.loading import load
+from engine.session import Session
 from engine.tuning import Tuning
 
 ROW_BLOCKS: Final = (48, 96, 144, 192)

@@ -17,7 +17,7 @@ from benchmarks.fuzz.limits import MEMORY, Peak
 from benchmarks.fuzz.mutations import damage_bytes, damage_structure
 from benchmarks.fuzz.outcome import RAN, REFUSED, SLOW, Outcome
 from engine.errors import EngineError
-from engine.session import Pool
+from engine.pool import Pool
 
 _MOST_ELEMENTS: Final = 1 << 20
 """Inputs of more elements are not made."""

@@ -54,7 +54,15 @@ def test_importing_the_engine_imports_little() -> None:
     script = "import sys, engine; print(*sys.modules)"
     (line,) = python(script)
     modules = set(line.split())
-    assert not modules & {"numpy", "onnx", "llvmlite", "numba", "asyncio", "engine.session"}
+    assert not modules & {
+        "numpy",
+        "onnx",
+        "llvmlite",
+        "numba",
+        "asyncio",
+        "engine.session",
+        "engine.loading",
+    }
     exported = "import engine; print([getattr(engine, name) is None for name in engine.__all__])"
     assert "True" not in python(exported)[0]
 
@@ -89,7 +97,7 @@ def test_a_second_start_neither_compiles_nor_plans(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import engine.session
+import engine.loading
 import engine.preparation
 
 def resident():
@@ -98,7 +106,7 @@ def resident():
 
 path, cache = {path!r}, {cache!r}
 before = resident()
-session = engine.session.load(path, threads=1, cache_dir=cache)
+session = engine.loading.load(path, threads=1, cache_dir=cache)
 print(session.stats()["weight_bytes"], resident() - before, session.stats()["plan_hits"])
 """
 

@@ -43,7 +43,7 @@ def load(path: Path | bytes, folder: Path, **options: object) -> tuple[engine.Se
 
 
 def hits(folder: Path) -> int:
-    from engine.session import Pool
+    from engine.pool import Pool
 
     return Pool.of(None, folder).plans.hits
 

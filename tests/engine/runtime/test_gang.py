@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.session import Pool
+from engine.pool import Pool
 from tests.engine.models import chain
 
 
