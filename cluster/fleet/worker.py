@@ -275,7 +275,10 @@ class FleetWorker:
             if now >= again and not (self._standby and self._standby.alive):
                 if self._standby is not None:
                     logger.warning("the standby of worker '%s' has died", self.name)
-                self._standby = Standby(self._order())
+                try:
+                    self._standby = Standby(self._order())
+                except OSError as error:  # too many processes, or no memory for one more
+                    logger.warning("no standby for worker '%s': %s", self.name, error)
                 again = now + _STANDBY_EVERY_S
             await asyncio.sleep(_STANDBY_LOOK_S)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ pytest.importorskip("zmq", reason="needs packhorse[fleet]")
 from cluster.channel import Batch, ModelKey, ModelSource
 from cluster.channel.networked import NetworkedChannel, NetworkOptions
 from cluster.errors import SlotTakenError
+from cluster.fleet import worker
 from cluster.fleet.configuration import FleetArguments
 from cluster.fleet.directory import Directory
 from cluster.fleet.gateway import join
@@ -245,3 +247,33 @@ async def test_no_standby_where_none_is_wanted(tmp_path: Path) -> None:
         assert not here.leased()
         arguments = FleetArguments(**here.arguments)
         assert Predecessor.find(arguments, "test") is None
+
+
+async def test_a_standby_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = worker.FleetWorker(
+        FleetArguments(repository=str(MODEL)), fleet="test", node="here", resolve=nowhere
+    )
+    made: list[Any] = []
+
+    def start(order: Any) -> Any:
+        made.append(order)
+        if len(made) == 1:
+            raise BlockingIOError("Resource temporarily unavailable")
+        return SimpleNamespace(alive=True)
+
+    monkeypatch.setattr(worker, "Standby", start)
+    monkeypatch.setattr(found, "_order", lambda: {})
+    for name in ("_STANDBY_AFTER_S", "_STANDBY_EVERY_S", "_STANDBY_LOOK_S"):
+        monkeypatch.setattr(worker, name, 0.01)
+    keeping = asyncio.create_task(found._keep_standby())
+    await asyncio.sleep(0.2)
+    assert not keeping.done()
+    keeping.cancel()
+    assert len(made) == 2
+    assert "temporarily unavailable" in caplog.text
+
+
+async def nowhere() -> str:
+    return ""
