@@ -76,3 +76,46 @@ def test_joined_heads_give_the_bytes_of_separate_ones() -> None:
 )
 def test_others_stay_apart(filters: dict[str, Any]) -> None:
     assert products(heads(**filters)) == 3
+
+
+def scaled(shape: tuple[int, ...], *factors: float) -> bytes:
+    """Heads of 4 channels, each multiplied by a number of its own behind its activation."""
+    constants = {"stem": RNG.standard_normal((8, 5, 3, 3)).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "stem"], ["features"])]
+    for i, factor in enumerate(factors):
+        constants |= {f"w{i}": weights(4), f"f{i}": np.full(shape, factor, np.float32)}
+        nodes.append(helper.make_node("Conv", ["features", f"w{i}"], [f"c{i}"]))
+        nodes.append(helper.make_node("Tanh", [f"c{i}"], [f"t{i}"]))
+        nodes.append(helper.make_node("Mul", [f"t{i}", f"f{i}"], [f"y{i}"]))
+    outputs = [f"y{i}" for i in range(len(factors))]
+    return serialise(nodes, [tensor("x", ["n", 5, "h", "w"])], outputs, constants)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1), (4, 1, 1)])
+def test_numbers_of_their_own_keep_heads_apart_unless_they_are_per_channel(
+    shape: tuple[int, ...],
+) -> None:
+    per_channel = shape == (4, 1, 1)
+    model = scaled(shape, 2.0, 3.0)
+    assert products(model) == (2 if per_channel else 3)
+    assert products(scaled(shape, 2.0, 2.0)) == 2
+    feeds = {"x": RNG.standard_normal((2, 5, 9, 7)).astype(np.float32)}
+    expected = onnxruntime.InferenceSession(model).run(None, feeds)
+    results = engine.load(model, threads=1).run(feeds)
+    for found, wanted in zip(results.values(), expected, strict=True):
+        assert_equal(found, wanted)
+
+
+def test_groups_stay_apart() -> None:
+    constants = {"a": weights(4)[:, :4], "b": weights(4)[:, :4]}
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Conv", ["r", "a"], ["y"], group=2),
+        helper.make_node("Conv", ["r", "b"], ["z"], group=2),
+    ]
+    model = serialise(nodes, [tensor("x", ["n", 8, "h", "w"])], ["y", "z"], constants)
+    feeds = {"x": RNG.standard_normal((2, 8, 6, 5)).astype(np.float32)}
+    expected = onnxruntime.InferenceSession(model).run(None, feeds)
+    results = engine.load(model, threads=1).run(feeds)
+    for found, wanted in zip(results.values(), expected, strict=True):
+        assert_equal(found, wanted)
