@@ -50,6 +50,8 @@ def _build(symbol: str, target: Target, options: Options) -> str:
 
     with k.loop(k.begin, k.end):
         with k.loop(0, size) as i:
+            # The key, where there is no column.
+            k.store(k.const(0), records + i * RECORD)
             k.store(i, records + i * RECORD + 8)
         ordered, other = k.variable(records), k.variable(spare)
         with k.loop(0, width) as step:
@@ -62,13 +64,13 @@ def _build(symbol: str, target: Target, options: Options) -> str:
             ordered.set(sorted_)
             other.set(k.select(moved, now, free))
         found = k.variable(0, I64)
-        before = k.variable(0, I64)
+        before, last = k.variable(0, I64), k.variable(0, I64)
         with k.loop(0, size) as i:
-            position = k.load(ordered.get() + i * RECORD + 8, I64)
-            column, differs = (
-                k.variable(0, I64),
-                k.variable(k.convert(i.equals(0), I64, signed=False)),
-            )
+            place = ordered.get() + i * RECORD
+            # The first column was sorted last: its key is in the record.
+            key, position = k.load(place, I64), k.load(place + 8, I64)
+            unlike = i.equals(0) | key.differs(last.get())
+            column, differs = k.variable(1, I64), k.variable(k.convert(unlike, I64, signed=False))
             with k.while_(lambda: (column.get() < width) & differs.get().equals(0)):
                 unlike = key_of(position, column.get()).differs(key_of(before.get(), column.get()))
                 differs.set(k.convert(unlike, I64, signed=False))
@@ -78,6 +80,7 @@ def _build(symbol: str, target: Target, options: Options) -> str:
                 k.store(k.const(0), counts + found.get() * 8)
                 found.add(1)
             before.set(position)
+            last.set(key)
             run = found.get() - 1
             k.store(run, inverse + position * 8)
             k.store(k.load(counts + run * 8, I64) + 1, counts + run * 8)
