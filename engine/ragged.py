@@ -54,7 +54,7 @@ class Ragged:
         self.runner = runner
         self.binds = 0
         self._dtypes = [np.dtype(value.dtype) for value in runner.program.outputs]
-        self._bases = 2 + len(runner.program.inputs) + len(self._dtypes)
+        self._bases = 3 + len(runner.program.inputs) + len(self._dtypes)
         self._slots: list[_Slot] = []
 
     def run(self, requests: Sequence[Sequences]) -> list[list[Array]]:
@@ -63,6 +63,13 @@ class Ragged:
         Every request has at least one row. Raises InputError where a length does not fit the
         model, RunError where the model fails.
         """
+        order = sorted(range(len(requests)), key=lambda number: -requests[number].length)
+        results = self._run([requests[number] for number in order])
+        found = dict(zip(order, results, strict=True))
+        return [found[number] for number in range(len(requests))]
+
+    def _run(self, requests: Sequence[Sequences]) -> list[list[Array]]:
+        """As `run`, for requests in the order of falling length."""
         runner, gang = self.runner, self.runner.gang
         lengths = [request.length for request in requests for _ in range(request.rows)]
         inputs = [_joined(arrays) for arrays in zip(*(r.arrays for r in requests), strict=True)]
@@ -79,8 +86,10 @@ class Ragged:
         job = slot.job
         job.words[JobLayout.COUNT // 8] = bound.count
         job.bases[1] = runner.weights.address
-        for place, array in enumerate((*inputs, *outputs), 2):
-            job.bases[place] = address(array)
+        table = address(bound.memory[1]) + 8 * bound.table
+        bases = [*map(address, inputs), table, *map(address, outputs)]
+        for place, base in enumerate(bases, 2):
+            job.bases[place] = base
         if bound.inline:
             status = gang.run_inline(job, bound.arena)
         else:

@@ -22,6 +22,10 @@ on how rows are blocked or panels shared. Gates are in ONNX order: LSTM input, o
 GRU update, reset, hidden. A GRU that applies the reset gate before the product (cell ``gru``) needs
 its hidden gate in a second pass over its own weights ``r2``; ``gru_linear`` applies it afterwards.
 
+Option ``ragged``: the rows are sequences of different lengths, longest first, whose steps lie
+behind each other. ``starts`` holds the step, over all sequences, with which each begins, ``ends``
+its number of steps, both as int64. A step computes the rows that have it, so nothing is padded.
+
 Every other step walks the panels backwards: what a cache holds of the weights is what was read
 last, and a cyclic walk over more than fits would always find it gone.
 """
@@ -29,7 +33,7 @@ last, and a cyclic walk over more than fits would always find it gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
 
@@ -69,6 +73,8 @@ def _layout(options: Options) -> Layout:
         tensors.append("peephole")
     if options["lengths"]:
         tensors.append("lengths")
+    if options["ragged"]:
+        tensors.extend(("starts", "ends"))
     for name in options["outputs"]:
         tensors.append(name)
         ints.extend((f"{name}_d", f"{name}_b"))
@@ -155,6 +161,8 @@ class _Recurrent:
                 with k.when((length < 0) | (length > n["steps"])):
                     k.ret(Status.INDEX_OUT_OF_RANGE)
         passes = PASSES[self.cell]
+        # The first row of a group is its longest.
+        steps = self.length_of(group.first) if self.options["ragged"] else n["steps"]
 
         def compute(block: Val, phase: Val) -> None:
             number = phase // len(passes)
@@ -165,20 +173,36 @@ class _Recurrent:
             step = _Step(number, old, new)
             low = block * n["share"]
             high = k.minimum(low + n["share"], self.panels)
+            running = self.running(group, number)
             for index in range(len(passes)):
                 if len(passes) == 1:
-                    self.run_pass(index, group, step, low, high)
+                    self.run_pass(index, running, step, low, high)
                 else:
                     with k.when((phase % len(passes)).equals(index)):
-                        self.run_pass(index, group, step, low, high)
+                        self.run_pass(index, running, step, low, high)
 
-        phases(k, shared, n["team"], member, n["steps"] * len(passes), compute)
+        phases(k, shared, n["team"], member, steps * len(passes), compute)
         first = member * n["share"]
         columns = k.minimum(first + n["share"], self.panels) - first
-        last = k.select((n["steps"] & 1).equals(1), self.plane(1, group), self.plane(0, group))
-        self.finish("yh", last, group, first, columns)
+        planes = self.plane(0, group), self.plane(1, group)
+        self.finish("yh", planes, group, first, columns)
         if self.cell == "lstm":
-            self.finish("yc", self.plane(CELL, group), group, first, columns)
+            self.finish("yc", (self.plane(CELL, group),), group, first, columns)
+
+    def running(self, group: _Group, step: Val) -> _Group:
+        """The rows of a group that have a step: all, or the first ones of ragged rows."""
+        if not self.options["ragged"]:
+            return group
+        k = self.k
+        rows = k.variable(group.rows)
+
+        def ended() -> Val:
+            # Nobody asks for a step that the first row does not have.
+            return (rows.get() > 1) & (self.length_of(group.first + rows.get() - 1) <= step)
+
+        with k.while_(ended):
+            rows.add(-1)
+        return replace(group, rows=rows.get())
 
     def plane(self, number: int, group: _Group) -> Val:
         """First row of the group in a plane of states."""
@@ -187,21 +211,36 @@ class _Recurrent:
 
     def length_of(self, row: Val) -> Val:
         """Steps of a row's sequence."""
+        if self.options["ragged"]:
+            return self.k.load(self.p["ends"] + row * 8, I64)
         return self.k.convert(self.k.load(self.p["lengths"] + row * 4, I32), I64)
 
-    def finish(self, name: str, state: Val, group: _Group, panel: Val, panels: Val) -> None:
-        """Write some panels of a last state where it is an output."""
+    def finish(
+        self, name: str, planes: Sequence[Val], group: _Group, panel: Val, panels: Val
+    ) -> None:
+        """Write some panels of a last state where it is an output.
+
+        Of two planes it lies in the first after an even number of steps, else in the second.
+        """
         if name not in self.options["outputs"]:
             return
         start = panel * self.lanes.count
         columns = self.k.minimum(self.n["hidden"] - start, panels * self.lanes.count)
         with self.k.loop(0, group.rows) as row:
+            steps = self.n["steps"]
+            if self.options["ragged"]:
+                steps = self.length_of(group.first + row)
+            state = self.k.select((steps & 1).equals(1), planes[-1], planes[0])
             source = state + row * self.pitch + start * 4
             target = self.row_of(name, group.direction, group.first + row) + start * 4
             self.lanes.sweep(columns, 1, lambda part: part.store(part.load(source), target))
 
     def row_of(self, name: str, direction: Val, row: Val) -> Val:
         """First element of a row of a tensor with a stride per direction and row."""
+        if name == "y" and self.options["ragged"]:
+            return (
+                self.p["y"] + (direction * self.n["y_d"] + self.start_of(row) * self.n["y_t"]) * 4
+            )
         return self.p[name] + (direction * self.n[f"{name}_d"] + row * self.n[f"{name}_b"]) * 4
 
     def run_pass(self, number: int, group: _Group, step: _Step, low: Val, high: Val) -> None:
@@ -275,15 +314,25 @@ class _Recurrent:
     def inputs_of(self, group: _Group, row: Val, panel: Val, time: Val) -> Val:
         """Projections of a row's gates in a panel."""
         gates = GATES[self.cell]
-        inputs = self.p["x"] + (time * self.n["x_t"] + (group.first + row) * self.n["x_b"]) * 4
+        if self.options["ragged"]:
+            inputs = self.p["x"] + (self.start_of(group.first + row) + time) * self.n["x_t"] * 4
+        else:
+            inputs = self.p["x"] + (time * self.n["x_t"] + (group.first + row) * self.n["x_b"]) * 4
         return inputs + (group.direction * self.panels + panel) * (gates * self.lanes.bytes)
+
+    def start_of(self, row: Val) -> Val:
+        """The step, over all sequences, with which a ragged row begins."""
+        return self.k.load(self.p["starts"] + row * 8, I64)
 
     def expect(self, group: _Group, step: _Step, panel: Val, panels: Val) -> None:
         """Prefetch the projections of the next panels: the tile hides the time that takes."""
         k = self.k
-        time = self.time_of(group, step.number, self.n["steps"])
         row_bytes = panels * (GATES[self.cell] * self.lanes.bytes)
         with k.loop(0, group.rows) as row:
+            steps = self.n["steps"]
+            if self.options["ragged"]:
+                steps = self.length_of(group.first + row)
+            time = self.time_of(group, step.number, steps)
             inputs = self.inputs_of(group, row, panel, time)
             with k.loop(0, row_bytes, 64) as line:
                 prefetch(k, inputs + line)
@@ -330,6 +379,9 @@ class _Recurrent:
                 for runs, end in zip(running, ends, strict=True)
             ]
             active = self.wide.join([k.splat(runs, lanes.count) for runs in running])
+        elif self.options["ragged"]:
+            ends = [self.length_of(group.first + spot.row) for spot in spots]
+            times = [self.time_of(group, step.number, end) for end in ends]
         inputs = [
             self.inputs_of(group, spot.row, spot.panel, time)
             for spot, time in zip(spots, times, strict=True)

@@ -28,6 +28,8 @@ Words = np.ndarray[Any, np.dtype[np.int64]]
 SEQUENCES: Final = "sequences of a batch"
 """Symbol of their number in calls over rows; no model has a name with blanks for a size."""
 
+LONGEST: Final = "length of the longest sequence"
+
 OWN: Final = "bytes of buffer "
 """Begins the symbols of memory that sequences have apart."""
 
@@ -46,14 +48,16 @@ class RaggedBound:
     """A program for some sequences.
 
     `memory` begins with the `count` operations and with the parameters that the walker reads, and
-    may have room for more. `arena` is the bytes that it needs. `starts` has shape [sequences + 1,
-    outputs]: the byte at which each sequence begins in every output, and where the last one ends.
-    `shapes` has, per sequence, the dims of all outputs one after the other. `first` gives the first
-    operation of every call, and the number of operations.
+    may have room for more; word `table` of the latter begins the table of the sequences: where each
+    begins, then how long each is, both in tokens. `arena` is the bytes that it needs. `starts` has
+    shape [sequences + 1, outputs]: the byte at which each sequence begins in every output, and
+    where the last one ends. `shapes` has, per sequence, the dims of all outputs one after the
+    other. `first` gives the first operation of every call, and the number of operations.
     """
 
     memory: tuple[Words, Words]
     count: int
+    table: int
     arena: int
     starts: Words
     shapes: Words
@@ -116,7 +120,7 @@ class RaggedProgram:
     def bind(
         self, lengths: Sequence[int], threads: int, memory: tuple[Words, Words] | None = None
     ) -> RaggedBound:
-        """The program for sequences of these lengths.
+        """The program for sequences of these lengths, longest first.
 
         `memory` is for operations and parameters; it is used where it suffices. Raises DimError
         where a length does not fit.
@@ -128,6 +132,7 @@ class RaggedProgram:
         trailing = series.trailing[kind]
         starts = self._starts(lengths, trailing)
         sizes = {self.batch: 1, self.length: sum(lengths), SEQUENCES: count}
+        sizes[LONGEST] = lengths[0] if count else 0
         for symbol, number in zip(self._own_symbols, self.own.tolist(), strict=False):
             sizes[symbol] = int(starts[-1, number])
         with self._lock:
@@ -136,8 +141,12 @@ class RaggedProgram:
         first = self._first(bound.count, count)
         total, head = int(first[-1]), len(bound.parameters)
         step = series.parameters.shape[1]
-        memory = _room(memory, total * Op.WORDS, head + count * step)
+        behind = head + count * step
+        memory = _room(memory, total * Op.WORDS, behind + 2 * count)
         memory[1][:head] = bound.parameters
+        tokens = np.array(lengths, np.int64)
+        memory[1][behind : behind + count] = np.cumsum(tokens) - tokens
+        memory[1][behind + count : behind + 2 * count] = tokens
         own = memory[1][head : head + count * step].reshape(count, step)
         np.take(series.parameters, kind, axis=0, out=own)
         shift = starts[:-1]
@@ -150,6 +159,7 @@ class RaggedProgram:
         return RaggedBound(
             memory,
             total,
+            behind,
             bound.arena,
             starts[:, -len(self.outputs) :],
             trailing[:, self.shapes_at : self.shapes_at + sum(self.ranks)],

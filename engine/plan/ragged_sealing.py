@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.codegen.kernel import KernelSpec
 from engine.graph.batching import BatchAxis
 from engine.graph.dim_substitution import Substitution
 from engine.graph.dims import Dim, symbol
@@ -15,8 +16,8 @@ from engine.graph.ir import Graph, Value
 from engine.plan.binding import Sealed
 from engine.plan.lowering import Call
 from engine.plan.program import Program
-from engine.plan.ragged import OWN, SEQUENCES, RaggedProgram, Words
-from engine.plan.tensor import ZERO, Buffer, Space, Tensor
+from engine.plan.ragged import LONGEST, OWN, SEQUENCES, RaggedProgram, Words
+from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor
 from engine.plan.tokens import Form, Place, Room, Tokens, Unfit, classify
 
 
@@ -54,11 +55,23 @@ def seal_ragged(program: Program, tokens: Tokens, weights: Mapping[int, int]) ->
         places += [tokens.places.get(id(b), Place(Room.OWN)) for b in value_buffers]
     numbers = {id(buffer): number for number, buffer in enumerate((*arena, *outer[0], *outer[1]))}
     ragged = _Buffers(tokens, numbers)
+    substituted = {
+        Form.ROWS: Substitution({tokens.batch: symbol(SEQUENCES)}),
+        Form.STEPS: Substitution({tokens.batch: symbol(SEQUENCES), tokens.length: symbol(LONGEST)}),
+    }
     calls = [
-        _whole(call, form, ragged, Substitution({tokens.batch: symbol(SEQUENCES)}))
+        _whole(call, form, ragged, substituted.get(form))
         for call, form in zip(program.calls, tokens.forms, strict=True)
     ]
-    whole = Program(calls, program.inputs, [], [], [], program.inline_ns).seal(weights)
+    one = Substitution({tokens.batch: ONE})
+    calls = [
+        _stepping(call, original, tokens, one, len(program.inputs)) if form is Form.STEPS else call
+        for call, original, form in zip(calls, program.calls, tokens.forms, strict=True)
+    ]
+    # Behind the inputs comes the table of the sequences.
+    table = Value("sequences", np.dtype(np.int64), ())
+    inputs = [*program.inputs, table]
+    whole = Program(calls, inputs, [], [], [], program.inline_ns).seal(weights)
     apart = [number for number, form in enumerate(tokens.forms) if form is Form.EACH]
     own = [number for number, place in enumerate(places) if place.room is Room.OWN]
     each, own_at, shapes_at = _each(program, apart, [*arena, *outer[0], *outer[1]], own, weights)
@@ -98,6 +111,7 @@ class _Buffers:
         self._tokens = tokens
         self._numbers = numbers
         self._made: dict[int, Buffer] = {}
+        self._states = Substitution({tokens.batch: symbol(SEQUENCES)})
 
     def get(self, buffer: Buffer) -> Buffer:
         """The buffer in place of one of the program's."""
@@ -111,18 +125,19 @@ class _Buffers:
                 Room.ROWS: symbol(SEQUENCES) * place.unit,
                 Room.OWN: symbol(f"{OWN}{self._numbers[key]}"),
                 Room.SHARED: buffer.size,
+                Room.STEPS: self._states(buffer.size),
             }[place.room]
             self._made[key] = Buffer(buffer.space, buffer.index, size, buffer.name)
         return self._made[key]
 
 
-def _whole(call: Call, form: Form, buffers: _Buffers, rows: Substitution) -> Call:
+def _whole(call: Call, form: Form, buffers: _Buffers, rows: Substitution | None) -> Call:
     """A call as the program for all has it: that of each has its place and its buffers alone."""
 
     def dim(value: Dim) -> Dim:
         if form is Form.EACH:
             return ZERO
-        return rows(value) if form is Form.ROWS else value
+        return value if rows is None else rows(value)
 
     arguments: dict[str, Tensor | Dim | float] = {}
     for name, value in call.arguments.items():
@@ -144,6 +159,36 @@ def _whole(call: Call, form: Form, buffers: _Buffers, rows: Substitution) -> Cal
     )
 
 
+def _stepping(call: Call, original: Call, tokens: Tokens, one: Substitution, table: int) -> Call:
+    """A call of a recurrent layer over all sequences: where its rows begin, and when they end."""
+    arguments = dict(call.arguments)
+
+    def number(name: str) -> Dim:
+        value = original.arguments[name]
+        assert isinstance(value, Dim)
+        return one(value)
+
+    for name in ("x", "y", "h0", "c0", "yh", "yc"):
+        tensor = original.arguments.get(name)
+        if not isinstance(tensor, Tensor):
+            continue
+        target = arguments[name]
+        assert isinstance(target, Tensor)
+        arguments[name] = replace(target, offset=one(tensor.offset))
+        for suffix in ("t", "d"):
+            if f"{name}_{suffix}" in arguments:
+                arguments[f"{name}_{suffix}"] = number(f"{name}_{suffix}")
+        unit = tokens.places[id(tensor.buffer)].unit
+        arguments[f"{name}_b"] = Dim.of(0 if name in ("x", "y") else unit // 4)
+    if call.spec.family == "recurrent_start":
+        return replace(call, arguments=arguments)
+    spec = KernelSpec.of("recurrent", **{**original.spec.options, "ragged": True})
+    buffer = Buffer(Space.INPUT, table, ZERO, "sequences")
+    for name, offset in (("starts", ZERO), ("ends", symbol(SEQUENCES))):
+        arguments[name] = Tensor(np.dtype(np.int64), (), (), buffer, offset)
+    return replace(call, spec=spec, arguments=arguments)
+
+
 def _each(
     program: Program,
     apart: list[int],
@@ -158,7 +203,8 @@ def _each(
         Value(f"size {number}", np.dtype(np.uint8), (buffers[number].size,)) for number in outer
     ]
     calls = [program.calls[index] for index in apart]
-    made = Program(calls, program.inputs, [*program.outputs, *sizes], [], [], program.inline_ns)
+    inputs = [*program.inputs, Value("sequences", np.dtype(np.int64), ())]
+    made = Program(calls, inputs, [*program.outputs, *sizes], [], [], program.inline_ns)
     touched = [id(buffer) for buffer in made.arena_buffers()]
     none = np.zeros(0, np.int64)
     sealed = replace(made.seal(weights), arena_at=none, arena_of=none, lifetimes=none.reshape(0, 2))

@@ -12,8 +12,9 @@ batch`` bytes holds *rows*, one per sequence. A call over tokens is admitted whe
 one axis of length ``k * length`` whose steps are the bytes of a token (divided by k), all of its
 other axes lie within a token, the operands agree about that axis, and the kernel's family keeps its
 entries apart. That is read off the tensors that the call was lowered with. A call over rows is the
-same with the batch in place of the length. Anything else runs per sequence, exactly as it would for
-that sequence alone, so what is not understood costs time and nothing else.
+same with the batch in place of the length. Recurrent layers take a step of all sequences at once:
+their kernel knows rows that begin anywhere and end when they end. Anything else runs per sequence,
+exactly as it would for that sequence alone, so what is not understood costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -39,16 +40,19 @@ class Form(Enum):
     TOKENS = "once over all tokens"
     ROWS = "once over all sequences"
     SHARED = "once"
+    STEPS = "once, in steps that each sequence takes as long as it lasts"
     EACH = "per sequence"
 
 
 class Room(Enum):
-    """What a buffer holds of several sequences: `OWN` is memory apart for each."""
+    """What a buffer holds of several sequences: `OWN` is memory apart for each, `STEPS` the states
+    of all of them while a recurrent layer runs."""
 
     TOKENS = "tokens"
     ROWS = "rows"
     OWN = "own"
     SHARED = "shared"
+    STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,11 @@ class _Analysis:
             if not self.shared & written:
                 break
             self.shared -= written
+        steps = self._steps(forms)
         together = {
             id(tensor.buffer)
             for call, form in zip(self.calls, forms, strict=True)
-            if form in (Form.TOKENS, Form.ROWS)
+            if form in (Form.TOKENS, Form.ROWS, Form.STEPS)
             for tensor in (*call.tensors(False), *call.tensors(True))
         }
         tokens = Tokens(self.batch, self.length, forms)
@@ -155,6 +160,8 @@ class _Analysis:
             place = self.places[key]
             if key in self.shared:
                 place = Place(Room.SHARED)
+            elif key in steps:
+                place = Place(Room.STEPS)
             elif buffer.space is Space.ARENA and key not in together:
                 place = Place(Room.OWN)
             tokens.places[key] = place
@@ -162,6 +169,29 @@ class _Analysis:
             call.node.op for call, form in zip(self.calls, forms, strict=True) if form is Form.EACH
         ]
         return tokens
+
+    def _steps(self, forms: list[Form]) -> set[int]:
+        """Let recurrent layers take their steps together; returns the buffers of their states."""
+        found: set[int] = set()
+        starts = {
+            id(call.arguments["state"].buffer): number
+            for number, call in enumerate(self.calls)
+            if call.spec.family == "recurrent_start" and isinstance(call.arguments["state"], Tensor)
+        }
+        for number, call in enumerate(self.calls):
+            if call.spec.family != "recurrent":
+                continue
+            view = _View(self, call, Room.TOKENS, self.length)
+            states = [id(view.tensor(name).buffer) for name in ("state", "shared")]
+            start = starts[states[0]]
+            try:
+                _recurrent(view)
+                _initial(_View(self, self.calls[start], Room.TOKENS, self.length))
+            except (Unfit, DimError):
+                continue
+            forms[number] = forms[start] = Form.STEPS
+            found.update(states)
+        return found
 
     def _place(self, buffer: Buffer) -> Place:
         try:
@@ -375,6 +405,40 @@ def _dot(view: _View) -> None:
             tensor.rank - 1
         ):
             raise Unfit(f"{tensor.buffer.name} carries them otherwise")
+
+
+def _recurrent(view: _View) -> None:
+    """Projections and states of all steps by token, last states by row, weights alike."""
+    if view.call.spec.options["lengths"]:
+        raise Unfit("it is told how long sequences are")
+    for name in view.names():
+        if name in ("x", "y"):
+            place = view.analysis.places.get(id(view.tensor(name).buffer), Place(Room.OWN))
+            step = view.number(f"{name}_t")
+            if place.room is not Room.TOKENS or step * 4 != place.unit:
+                raise Unfit(f"{name} does not hold a step per token")
+            view.require_fixed(f"{name}_d")
+            if view.dim(view.tensor(name).offset).symbols:
+                raise Unfit(f"{name} begins elsewhere for other sizes")
+        elif name in ("yh", "yc"):
+            _state(view, name)
+        elif name not in ("state", "shared"):
+            view.require_free(view.tensor(name))
+
+
+def _initial(view: _View) -> None:
+    for name in view.names():
+        if name not in ("state", "shared"):
+            _state(view, name)
+
+
+def _state(view: _View, name: str) -> None:
+    """A state per row: those of a row's directions lie together."""
+    tensor = view.tensor(name)
+    place = view.analysis.places.get(id(tensor.buffer), Place(Room.OWN))
+    if place.room is not Room.ROWS or view.dim(tensor.offset).symbols:
+        raise Unfit(f"{name} does not hold a state per row")
+    view.require_fixed(f"{name}_d")
 
 
 def _without_ones(view: _View, shape: Sequence[Dim]) -> list[Dim]:

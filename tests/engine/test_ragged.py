@@ -161,6 +161,63 @@ def test_a_failing_kernel_names_its_node() -> None:
         of.run_ragged(feeds)
 
 
+def _cell(op: str, direction: str, given: bool, **attributes: int) -> bytes:
+    """A layer over features with all of its outputs; with `given`, states to begin with, made of
+    the first token."""
+    features, hidden, gates = 6, 20, {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    directions = 2 if direction == "bidirectional" else 1
+    rng = np.random.default_rng(11)
+    weights = {
+        "w": rng.standard_normal((directions, gates * hidden, features)),
+        "r": rng.standard_normal((directions, gates * hidden, hidden)) * 0.3,
+        "b": rng.standard_normal((directions, 2 * gates * hidden)),
+        "start": rng.standard_normal((features, directions * hidden)),
+    }
+    nodes = [helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0, 2])]
+    inputs = ["turned", "w", "r", "b"]
+    if given:
+        integers = {"zero": np.array(0), "split": np.array([0, directions, hidden])}
+        weights |= integers
+        nodes += [
+            helper.make_node("Gather", ["x", "zero"], ["first"], axis=1),
+            helper.make_node("MatMul", ["first", "start"], ["states"]),
+            helper.make_node("Reshape", ["states", "split"], ["parted"]),
+            helper.make_node("Transpose", ["parted"], ["h0"], perm=[1, 0, 2]),
+        ]
+        inputs += ["", "h0", *(["h0"] if op == "LSTM" else [])]
+    found = ["y", "yh", *(["yc"] if op == "LSTM" else [])]
+    nodes.append(
+        helper.make_node(op, inputs, found, hidden_size=hidden, direction=direction, **attributes)
+    )
+    nodes.append(helper.make_node("Transpose", ["y"], ["all"], perm=[2, 0, 1, 3]))
+    for name in found[1:]:
+        nodes.append(helper.make_node("Transpose", [name], [f"last {name}"], perm=[1, 0, 2]))
+    return serialise(
+        nodes,
+        [tensor("x", ["n", "t", features])],
+        ["all", *(f"last {name}" for name in found[1:])],
+        {n: a if a.dtype == np.int64 else a.astype(np.float32) for n, a in weights.items()},
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 1}), ("RNN", {})],
+)
+def test_recurrent_layers(
+    op: str, attributes: dict[str, int], direction: str, given: bool, threads: int
+) -> None:
+    of = engine.load(_cell(op, direction, given, **attributes), threads=threads)
+    assert of.ragged, of.ragged_reason
+    assert op not in of.ragged_reason, "its steps are taken together"
+    rng = np.random.default_rng(12)
+    for lengths in ([3, 1, 50, 3, 119, 17, 18], [9], [1, 1], [5, 4, 3]):
+        check(of, [{"x": rng.standard_normal((1, n, 6)).astype(np.float32)} for n in lengths])
+
+
 def _scaled() -> bytes:
     """Every row by its own mean over the length, times the number of tokens."""
     return serialise(

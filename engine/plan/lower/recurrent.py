@@ -278,6 +278,7 @@ def _emit_steps(
         peephole="peephole" in weights,
         input_forget=cell.input_forget,
         lengths=lengths is not None,
+        ragged=False,
         outputs=outputs,
     )
     low.call(

@@ -163,6 +163,7 @@ class Layer:
             peephole=peephole,
             input_forget=bool(input_forget),
             lengths=lengths,
+            ragged=False,
             outputs=outputs,
         )
         blocks = -(-rows // row_block)
