@@ -1,7 +1,7 @@
 """The engines under one interface: numpy arrays in, numpy arrays that the caller owns out."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +46,11 @@ class Packhorse:
         """See Engine."""
         outputs: Arrays = self._session.run(dict(inputs))
         return outputs
+
+    def run_ragged(self, feeds: Sequence[Arrays]) -> list[Arrays]:
+        """Requests of different lengths in one run."""
+        results: list[Arrays] = list(self._session.run_ragged(feeds))
+        return results
 
 
 class Onnxruntime:

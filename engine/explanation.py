@@ -34,7 +34,8 @@ class Operation:
 class Explanation:
     """How a model runs: passes in the order they ran, operations in the order of execution.
 
-    `graph_before` and `graph_after` print the graph one line per node, as read and as run.
+    `graph_before` and `graph_after` print the graph one line per node, as read and as run. `ragged`
+    tells whether sequences of different lengths run together, `ragged_reason` how, or why not.
     """
 
     model: str
@@ -47,6 +48,8 @@ class Explanation:
     packed_bytes: int
     graph_before: tuple[str, ...] = ()
     graph_after: tuple[str, ...] = ()
+    ragged: bool = False
+    ragged_reason: str = ""
 
     @property
     def fallbacks(self) -> tuple[Operation, ...]:

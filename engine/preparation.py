@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +101,8 @@ def _packed(made: _Planned) -> Prepared:
     _release(graph, planned.segments)
     weights, offsets = gather(planned.weights)
     measures, rest = _leading(graph, planned.segments)
+    ragged = _ragged(made, rest, offsets)
+    how = ragged if isinstance(ragged, str) else ragged.summary
     return Prepared(
         name=made.name,
         inputs=tuple(graph.inputs),
@@ -112,12 +114,14 @@ def _packed(made: _Planned) -> Prepared:
             for guard in made.guards
             if guard.when is not None
         ),
-        explanation=explain(made.record),
+        explanation=replace(
+            explain(made.record), ragged=not isinstance(ragged, str), ragged_reason=how
+        ),
         batching=(made.batching.independent, made.batching.reason),
         external=graph.external,
         packed=packed,
         weights=weights,
-        ragged=_ragged(made, rest, offsets),
+        ragged=ragged,
     )
 
 

@@ -153,6 +153,10 @@ def _print_summary(explanation: Explanation) -> None:
         f"({explanation.isa}, {_threads(explanation.threads)}); "
         f"{terminal.bytes_text(explanation.packed_bytes)} of packed weights"
     )
+    share = "share" if explanation.ragged else "do not share"
+    terminal.output.print(
+        f"sequences of different lengths {share} a run: {escape(explanation.ragged_reason)}"
+    )
     if explanation.fallbacks:
         counts = Counter(operation.op for operation in explanation.fallbacks)
         listed = ", ".join(f"{op} x{count}" for op, count in counts.most_common())

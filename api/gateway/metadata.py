@@ -91,7 +91,10 @@ class MetadataRoutes:
             "output": [_config_tensor(tensor, batched) for tensor in description.outputs],
             "instance_group": [{"name": model.name, "kind": "KIND_CPU", "count": 1}],
             "default_model_filename": "model.onnx",
-            "parameters": {"batching": {"string_value": description.batch_reason}},
+            "parameters": {
+                "batching": {"string_value": description.batch_reason},
+                "ragged": {"string_value": "" if model.ragged is None else model.ragged.length},
+            },
         }
         if batched:
             content["dynamic_batching"] = {
