@@ -308,6 +308,26 @@ def test_tokens_in_reverse(axis: int) -> None:
     check(of, [{"x": rng.standard_normal((1, n, 8)).astype(np.float32)} for n in (7, 64, 1, 30)])
 
 
+def test_tokens_behind_each_other_in_a_sequence() -> None:
+    """A sequence and its image joined along the length: tokens of one lie in half of the steps."""
+    rng = np.random.default_rng(13)
+    names = ("u", "v", "w")
+    model = serialise(
+        [
+            helper.make_node("MatMul", ["x", "u"], ["a"]),
+            helper.make_node("MatMul", ["x", "v"], ["b"]),
+            helper.make_node("Concat", ["a", "b"], ["joined"], axis=1),
+            helper.make_node("MatMul", ["joined", "w"], ["y"]),
+        ],
+        [tensor("x", ["n", "t", 8])],
+        ["joined", "y"],
+        {name: rng.standard_normal((8, 8)).astype(np.float32) for name in names},
+    )
+    of = engine.load(model, threads=2)
+    assert of.ragged, of.ragged_reason
+    check(of, [{"x": rng.standard_normal((1, n, 8)).astype(np.float32)} for n in (7, 64, 1, 30)])
+
+
 def _mixed() -> bytes:
     """Rows of a batch that meet."""
     return serialise(
