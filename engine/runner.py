@@ -182,7 +182,11 @@ class Runner:
         job = self.idle_job(ready)
         bases = job.bases
         if outputs is None:
-            outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+            try:
+                outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+            except MemoryError as error:
+                # Less is left than the process may use: other arrays, a limit of address space.
+                raise InputError(f"{self.model}: no memory for the outputs: {error}") from None
         place = 2
         for array in inputs:
             bases[place] = address(array)

@@ -5,6 +5,9 @@ Found by ``python -m benchmarks.fuzz`` and made small by hand, in the text form 
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -124,3 +127,29 @@ def test_a_mode_without_a_function_is_an_error() -> None:
     assert session.explain().fallback_count == 1
     with pytest.raises(engine.RunError, match="LinearAttention"):
         session.run({name: np.zeros((2, 1, 32), np.float32) for name in names})
+
+
+TOO_LARGE = """
+import resource
+import numpy as np
+import onnx
+import engine
+text = '<ir_version: 10, opset_import: ["" : 21]> m (int32 a, int32 b, int32 c) => (int32[n] y)'
+model = onnx.parser.parse_model(text + "{ y = Range (a, b, c) }")
+session = engine.load(model.SerializeToString(), threads=1)
+feeds = {name: np.array(n, np.int32) for name, n in zip("abc", (-1, 2**31 - 1, 3))}
+resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+try:
+    session.run(feeds)
+except engine.InputError as error:
+    print(error)
+print(len(session.run(feeds | {"b": np.array(5, np.int32)})["y"]))
+"""
+
+
+def test_a_result_that_finds_no_memory_is_refused() -> None:
+    """716 million numbers; the session goes on answering what fits."""
+    done = subprocess.run([sys.executable, "-c", TOO_LARGE], capture_output=True, text=True)
+    refusal, length = done.stdout.splitlines()
+    assert "2.67 GiB" in refusal or "2.7 GiB" in refusal, refusal
+    assert length == "2"
