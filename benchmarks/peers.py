@@ -40,7 +40,9 @@ def markdown(printed: str, page: Path, plot: Path | None) -> str:
     introduction = (
         "Written by `python -m benchmarks.peers --page`; see",
         "[benchmarks](benchmarks.md) for how the figures are taken, and",
-        "[recurrent layers](performance-recurrent.md) for LSTM and GRU by size.",
+        "[recurrent layers](performance-recurrent.md) for LSTM and GRU by size:",
+        "",
+        "![Time per step of recurrent layers](performance-recurrent.png)",
     )
     chart = None
     if plot is not None:
