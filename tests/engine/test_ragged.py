@@ -71,7 +71,7 @@ def feed(of: engine.Session, rows: int, length: int, seed: int) -> Feed:
     for spec in of.inputs:
         array = rng.integers(0, 2 if "type" in spec.name else WORDS, (rows, length))
         if "mask" in spec.name:
-            array = np.arange(length) < rng.integers(1, length + 1, (rows, 1))
+            array = np.arange(length) < rng.integers(1, max(length, 1) + 1, (rows, 1))
         found[spec.name] = array.astype(spec.dtype)
     return found
 
@@ -109,6 +109,13 @@ def test_equal_lengths_and_one_alone(name: str) -> None:
     check(of, [feed(of, 1, 17, seed) for seed in range(5)])
     check(of, [feed(of, 1, 17, 0)])
     check(of, [feed(of, 4, 64, 0), feed(of, 0, 9, 0), feed(of, 1, 1, 0)])
+
+
+@pytest.mark.parametrize("name", ["narrow_encoder", "lstm", "gru"])
+def test_sequences_without_a_token(name: str) -> None:
+    of = session(name, 2)
+    check(of, [feed(of, 1, 5, 0), feed(of, 1, 0, 0), feed(of, 2, 3, 0)])
+    check(of, [feed(of, 1, 0, 0), feed(of, 2, 0, 0)])
 
 
 def test_some_outputs() -> None:
