@@ -7,6 +7,7 @@ hold, the node stays and the report says why.
 
 from __future__ import annotations
 
+from engine.errors import ModelError
 from engine.graph.body import Body, Unsupported
 from engine.graph.inference.context import State
 from engine.graph.inference.walk import infer_node, start
@@ -43,6 +44,9 @@ def _expanded(
     try:
         if rule(body):
             rewriter.replace(node, body.finish())
-    except Unsupported as verdict:
+    except (Unsupported, ModelError) as verdict:
         return str(verdict)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # An attribute or constant of a form that no valid model has.
+        return f"its attributes or constants are malformed: {error}"
     return None
