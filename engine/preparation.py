@@ -28,7 +28,7 @@ from engine.plan.prepared import Prepared
 from engine.plan.ragged import RaggedProgram
 from engine.plan.ragged_sealing import ragged_program
 from engine.plan.segments import Plan, Segment, plan, seal
-from engine.plan.tokens import Unfit
+from engine.plan.token_view import Unfit
 from engine.plan.weights import gather, packed_names, pieces_of
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.codegen.kernel import KernelSpec
 from engine.plan.binding import Sealed, Step
-from engine.plan.tokens import Place
+from engine.plan.token_view import Place
 from engine.runtime.layout import Op
 from engine.runtime.memory import words
 

@@ -18,7 +18,8 @@ from engine.plan.lowering import Call
 from engine.plan.program import Program
 from engine.plan.ragged import LONGEST, OWN, SEQUENCES, RaggedProgram, Words
 from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor
-from engine.plan.tokens import Form, Place, Room, Tokens, Unfit, classify
+from engine.plan.token_view import Place, Room, Unfit
+from engine.plan.tokens import Form, Tokens, classify
 
 
 def ragged_program(

@@ -19,19 +19,16 @@ exactly as it would for that sequence alone, so what is not understood costs tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
 
 from engine.graph.dim_substitution import Substitution
-from engine.graph.dims import Dim, DimError, symbol
+from engine.graph.dims import Dim, DimError
 from engine.plan.lowering import Call
-from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor
-
-
-class Unfit(Exception):  # noqa: N818 - an answer, not an error
-    """Why sequences of different lengths cannot share a run of a program."""
+from engine.plan.tensor import ONE, Buffer, Space, Tensor
+from engine.plan.token_rules import RULES, initial_states, recurrent
+from engine.plan.token_view import Place, Room, Rooms, Unfit, View, multiple
 
 
 class Form(Enum):
@@ -42,33 +39,6 @@ class Form(Enum):
     SHARED = "once"
     STEPS = "once, in steps that each sequence takes as long as it lasts"
     EACH = "per sequence"
-
-
-class Room(Enum):
-    """What a buffer holds of several sequences: `OWN` is memory apart for each, `STEPS` the states
-    of all of them while a recurrent layer runs."""
-
-    TOKENS = "tokens"
-    ROWS = "rows"
-    OWN = "own"
-    SHARED = "shared"
-    STEPS = "steps"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Room of a buffer, and the bytes of a token or a row."""
-
-    room: Room
-    unit: int = 0
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where a tensor carries tokens or rows: the axis, and entries per token."""
-
-    number: int
-    factor: int
 
 
 @dataclass
@@ -130,6 +100,11 @@ class _Analysis:
         }
         self.places = {key: self._place(buffer) for key, buffer in self.buffers.items()}
 
+    @property
+    def rooms(self) -> Rooms:
+        """What is known of the buffers at present."""
+        return Rooms(self.one, self.places, self.shared)
+
     def run(self) -> Tokens:
         """Forms and places; what only single sequences touch gets memory apart, well aligned."""
         self.shared = {
@@ -181,12 +156,12 @@ class _Analysis:
         for number, call in enumerate(self.calls):
             if call.spec.family != "recurrent":
                 continue
-            view = _View(self, call, Room.TOKENS, self.length)
+            view = View(self.rooms, call, Room.TOKENS, self.length)
             states = [id(view.tensor(name).buffer) for name in ("state", "shared")]
             start = starts[states[0]]
             try:
-                _recurrent(view)
-                _initial(_View(self, self.calls[start], Room.TOKENS, self.length))
+                recurrent(view)
+                initial_states(View(self.rooms, self.calls[start], Room.TOKENS, self.length))
             except (Unfit, DimError):
                 continue
             forms[number] = forms[start] = Form.STEPS
@@ -198,23 +173,23 @@ class _Analysis:
             size = self.one(buffer.size)
         except DimError:
             return Place(Room.OWN)
-        unit = _multiple(size, self.length)
+        unit = multiple(size, self.length)
         if unit is not None:
             return Place(Room.TOKENS, unit)
-        unit = _multiple(buffer.size, self.batch)
+        unit = multiple(buffer.size, self.batch)
         return Place(Room.OWN) if unit is None else Place(Room.ROWS, unit)
 
     def _form(self, call: Call) -> Form:
         if self._is_shared(call):
             return Form.SHARED
-        check = _CHECKS.get(call.spec.family)
+        check = RULES.get(call.spec.family)
         if check is not None:
             for room, name, form in (
                 (Room.TOKENS, self.length, Form.TOKENS),
                 (Room.ROWS, self.batch, Form.ROWS),
             ):
                 try:
-                    check(_View(self, call, room, name))
+                    check(View(self.rooms, call, room, name))
                 except (Unfit, DimError):
                     continue
                 return form
@@ -229,232 +204,3 @@ class _Analysis:
             if space is not Space.WEIGHTS and id(tensor.buffer) not in self.shared:
                 return False
         return not any(dim.symbols for dim in dims)
-
-
-def _multiple(dim: Dim, name: str) -> int | None:
-    """The constant that `dim` is of the symbol `name`, None where it is something else."""
-    size = symbol(name)
-    factor = dim // size
-    if factor.is_constant and factor.value > 0 and factor * size == dim:
-        return factor.value
-    return None
-
-
-class _View:
-    """A call seen as one over tokens (or rows): reads off where its operands carry them."""
-
-    def __init__(self, analysis: _Analysis, call: Call, room: Room, name: str) -> None:
-        self.analysis = analysis
-        self.call = call
-        self.room = room
-        self.name = name
-
-    def dim(self, dim: Dim) -> Dim:
-        """A dim for a batch of one; for rows, whatever it is."""
-        return self.analysis.one(dim) if self.room is Room.TOKENS else dim
-
-    def number(self, field_: str) -> Dim:
-        """An integer parameter of the call."""
-        value = self.call.arguments[field_]
-        assert isinstance(value, Dim)
-        return self.dim(value)
-
-    def require_fixed(self, *fields: str) -> None:
-        """Require that parameters do not depend on the sizes."""
-        for name in fields:
-            if name in self.call.arguments and self.number(name).symbols:
-                raise Unfit(f"{name} depends on the sizes")
-
-    def tensor(self, name: str) -> Tensor:
-        """A tensor of the call."""
-        value = self.call.arguments[name]
-        assert isinstance(value, Tensor)
-        return value
-
-    def names(self) -> list[str]:
-        """Names of the call's tensors."""
-        return [n for n, value in self.call.arguments.items() if isinstance(value, Tensor)]
-
-    def is_constant(self, tensor: Tensor) -> bool:
-        """Whether a tensor holds the same for every sequence."""
-        return tensor.buffer.space is Space.WEIGHTS or id(tensor.buffer) in self.analysis.shared
-
-    def carried(self, tensor: Tensor) -> _Axis:
-        """The axis along which a tensor carries tokens; Unfit where it does not do so densely."""
-        place = self.analysis.places.get(id(tensor.buffer))
-        if place is None or place.room is not self.room:
-            raise Unfit(f"{tensor.buffer.name} does not hold {self.room.value}")
-        found: _Axis | None = None
-        low = high = 0
-        for number, (size, stride) in enumerate(zip(tensor.shape, tensor.strides, strict=True)):
-            size, stride = self.dim(size), self.dim(stride)
-            if size == ONE:
-                continue
-            factor = _multiple(size, self.name)
-            if factor is not None:
-                if found is not None or stride.symbols:
-                    raise Unfit(f"{tensor.buffer.name} carries them along two axes")
-                if stride.value * factor * tensor.itemsize != place.unit:
-                    raise Unfit(f"{tensor.buffer.name} does not carry them densely")
-                found = _Axis(number, factor)
-                high += stride.value * (factor - 1)
-                continue
-            if size.symbols or stride.symbols:
-                raise Unfit(f"{tensor.buffer.name} has another axis of open size")
-            reach = (size.value - 1) * stride.value
-            low, high = low + min(reach, 0), high + max(reach, 0)
-        offset = self.dim(tensor.offset)
-        if found is None or offset.symbols:
-            raise Unfit(f"{tensor.buffer.name} does not carry them")
-        low, high = low + offset.value, high + offset.value
-        if low < 0 or (high + 1) * tensor.itemsize > place.unit:
-            raise Unfit(f"{tensor.buffer.name} reaches beyond its own")
-        return found
-
-    def require_free(self, tensor: Tensor) -> None:
-        """Require a tensor that is the same for all: constant, and not stepped through by them."""
-        if not self.is_constant(tensor) or self.dim(tensor.offset).symbols:
-            raise Unfit(f"{tensor.buffer.name} is not the same for all")
-        for size, stride in zip(tensor.shape, tensor.strides, strict=True):
-            if self.dim(size).symbols and self.dim(stride) != ZERO:
-                raise Unfit(f"{tensor.buffer.name} is stepped through")
-
-    def require_alike(self, first: str, names: Sequence[str]) -> None:
-        """Require tensors to carry their tokens along the same axis of the same shape as `first`,
-        or to be the same for all."""
-        target = self.tensor(first)
-        axis = self.carried(target)
-        for name in names:
-            tensor = self.tensor(name)
-            if self.is_constant(tensor):
-                self.require_free(tensor)
-            elif tensor.shape != target.shape or self.carried(tensor) != axis:
-                raise Unfit(f"{tensor.buffer.name} carries them otherwise")
-
-
-def _elementwise(view: _View) -> None:
-    """Windows of one shape, entry by entry."""
-    view.require_alike("y0", [n for n in view.names() if n != "y0"])
-
-
-def _copy(view: _View) -> None:
-    view.require_alike("y", ["x"])
-
-
-def _normalize(view: _View) -> None:
-    """Rows of fixed length by themselves; tokens lie among the rows."""
-    view.require_fixed("length", "parts", "part_stride", "groups", "group_stride")
-    view.require_fixed("outer_stride", "scale_group", "scale_part")
-    y = view.carried(view.tensor("y"))
-    if view.carried(view.tensor("x")) != y:
-        raise Unfit("input and output carry them otherwise")
-    for name in view.names():
-        if name in ("mean", "inverse"):
-            view.carried(view.tensor(name))
-        elif name not in ("x", "y"):
-            view.require_free(view.tensor(name))
-
-
-def _softmax(view: _View) -> None:
-    """Rows of fixed length by themselves."""
-    view.require_fixed("length", "inner")
-    view.require_alike("y", ["x"])
-
-
-def _reduce(view: _View) -> None:
-    """Reductions within a token: a fixed number of elements, none split into blocks."""
-    view.require_fixed("count")
-    if view.call.spec.options["split"]:
-        raise Unfit("a split reduction")
-    view.carried(view.tensor("x"))
-    view.carried(view.tensor("y"))
-
-
-def _gather(view: _View) -> None:
-    """Rows of a constant table by index."""
-    if view.call.node.key != "Gather" or view.number("batches") != ONE:
-        raise Unfit("no lookup in a table")
-    view.require_fixed("row_bytes", "limit0", "step0")
-    view.require_free(view.tensor("x"))
-    if view.carried(view.tensor("indices")).factor != view.carried(view.tensor("y")).factor:
-        raise Unfit("indices and rows differ")
-
-
-_PRODUCTS: Final = ("MatMul", "packhorse.MatMul", "Gemm", "LSTM", "GRU", "RNN")
-
-
-def _dot(view: _View) -> None:
-    """Rows of A times a constant B, each row by itself."""
-    if view.call.node.key not in _PRODUCTS or view.number("batch1") != ONE:
-        raise Unfit("no product of rows")
-    view.require_fixed("n", "k1", "k1_last", "k2", "k3", "a_k2", "a_k3", "panel", "b_b0", "b_b1")
-    view.require_free(view.tensor("b"))
-    a, c = view.tensor("a"), view.tensor("c")
-    rows = _without_ones(view, a.shape[:-1])
-    if rows != _without_ones(view, c.shape[:-1]):
-        raise Unfit("A and C differ in their rows")
-    if view.carried(a).number == a.rank - 1 or view.carried(c).number == c.rank - 1:
-        raise Unfit("tokens are summed over, or columns")
-    for name in view.names():
-        tensor = view.tensor(name)
-        if name in ("a", "b", "c"):
-            continue
-        if view.is_constant(tensor):
-            view.require_free(tensor)
-        elif _without_ones(view, tensor.shape[:-1]) != rows or view.carried(tensor).number == (
-            tensor.rank - 1
-        ):
-            raise Unfit(f"{tensor.buffer.name} carries them otherwise")
-
-
-def _recurrent(view: _View) -> None:
-    """Projections and states of all steps by token, last states by row, weights alike."""
-    if view.call.spec.options["lengths"]:
-        raise Unfit("it is told how long sequences are")
-    for name in view.names():
-        if name in ("x", "y"):
-            place = view.analysis.places.get(id(view.tensor(name).buffer), Place(Room.OWN))
-            step = view.number(f"{name}_t")
-            if place.room is not Room.TOKENS or step * 4 != place.unit:
-                raise Unfit(f"{name} does not hold a step per token")
-            view.require_fixed(f"{name}_d")
-            if view.dim(view.tensor(name).offset).symbols:
-                raise Unfit(f"{name} begins elsewhere for other sizes")
-        elif name in ("yh", "yc"):
-            _state(view, name)
-        elif name not in ("state", "shared"):
-            view.require_free(view.tensor(name))
-
-
-def _initial(view: _View) -> None:
-    for name in view.names():
-        if name not in ("state", "shared"):
-            _state(view, name)
-
-
-def _state(view: _View, name: str) -> None:
-    """A state per row: those of a row's directions lie together."""
-    tensor = view.tensor(name)
-    place = view.analysis.places.get(id(tensor.buffer), Place(Room.OWN))
-    if place.room is not Room.ROWS or view.dim(tensor.offset).symbols:
-        raise Unfit(f"{name} does not hold a state per row")
-    view.require_fixed(f"{name}_d")
-
-
-def _without_ones(view: _View, shape: Sequence[Dim]) -> list[Dim]:
-    return [dim for dim in map(view.dim, shape) if dim != ONE]
-
-
-_CHECKS: Final[Mapping[str, Callable[[_View], None]]] = {
-    "elementwise": _elementwise,
-    "copy_rows": _copy,
-    "copy_strided": _copy,
-    "copy_tiles": _copy,
-    "normalize": _normalize,
-    "softmax": _softmax,
-    "reduce": _reduce,
-    "gather": _gather,
-    "dot": _dot,
-}
-"""By kernel family: raises Unfit unless a call keeps tokens apart. What is not listed runs per
-sequence."""
