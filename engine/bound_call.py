@@ -67,7 +67,7 @@ class BoundCall:
         self._make(shapes)
         made = [self.outputs[name] for name, _ in sorted(direct.places, key=lambda item: item[1])]
         self._check = runner.check
-        if ready.bound.inline:
+        if ready.bound.inline and not ready.slices:
             job, _ = runner.prepare(ready, direct.reads(arrays), made)
             gang, arena = runner.gang, ready.bound.arena
             self._run = lambda: gang.run_inline(job, arena)

@@ -97,7 +97,7 @@ class Direct:
             found[0].used = True
         ready, outputs = found
         bound = ready.bound
-        if not bound.inline:
+        if not bound.inline or ready.slices:
             made = runner.run_bound(ready, arrays)
             return {output[0]: array for output, array in zip(outputs, made, strict=True)}
         job = runner.idle_job(ready)

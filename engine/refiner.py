@@ -128,6 +128,7 @@ class Refiner:
             for runner in list(self._runners)
             for ready in runner.programs()
             if ready.runs >= _LEAST_RUNS
+            and not ready.slices
             and ready.bound.estimate <= _LONGEST_NS
             and ready.bound.arena <= _LARGEST
         ]

@@ -21,6 +21,7 @@ from engine.plan.weights import WeightMemory
 from engine.runtime.gang import Gang, Job
 from engine.runtime.layout import Gang as GangLayout
 from engine.runtime.memory import address
+from engine.slices import Slices
 
 Array = np.ndarray[Any, Any]
 
@@ -57,10 +58,11 @@ class Ready:
     """A bound program and its idle jobs.
 
     `used` is set by every run and taken back when others are evicted, `gone` once it is evicted.
-    `key` holds the sizes that it is bound to, `runs` counts how often it was asked for.
+    `key` holds the sizes that it is bound to, `runs` counts how often it was asked for. Where
+    `slices` are given, they run in its stead.
     """
 
-    __slots__ = ("bound", "gone", "idle", "key", "outputs", "runs", "size", "used")
+    __slots__ = ("bound", "gone", "idle", "key", "outputs", "runs", "size", "slices", "used")
 
     def __init__(
         self, key: tuple[int, ...], bound: Bound, dtypes: Sequence[np.dtype[Any]], threads: int
@@ -70,6 +72,7 @@ class Ready:
         self.runs = 1
         self.used = False
         self.gone = False
+        self.slices: tuple[tuple[int, int, Ready], ...] = ()
         self.idle: list[Job] = []
         self.outputs = tuple(zip(bound.outputs, dtypes, strict=True))
         self.size = bound.size + bound.count * (threads + 1) * 64
@@ -104,10 +107,15 @@ class Runner:
         self._lock = threading.Lock()
         self._products: Products | None = None
         self._chosen: Chosen = {}
+        self._slices: Slices | None = None
 
     def refine(self, products: Products, chosen: Chosen) -> None:
         """Bind with the blocks of `chosen`, which may grow, from now on."""
         self._products, self._chosen = products, chosen
+
+    def slice(self, slices: Slices) -> None:
+        """Run large batches in slices from now on."""
+        self._slices = slices
 
     def programs(self) -> list[Ready]:
         """What is bound at present."""
@@ -130,7 +138,10 @@ class Runner:
         key = tuple([sizes[name] for name in self._symbols])
         found = self._bound.get(key)
         if found is None:
-            return self._make(key, sizes)
+            found = self._make(key, sizes)
+            if self._slices is not None:
+                found.slices = self._slices.of(found.bound, sizes, self.bind)
+            return found
         self.hits += 1
         found.runs += 1
         found.used = True
@@ -238,6 +249,13 @@ class Runner:
         self, ready: Ready, inputs: Sequence[Array], outputs: Sequence[Array] | None = None
     ) -> Sequence[Array]:
         """As `run`, for a program that is bound."""
+        if ready.slices:
+            if outputs is None:
+                outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+            for begin, end, part in ready.slices:
+                made = [array[begin:end] for array in outputs]
+                self.run_bound(part, [array[begin:end] for array in inputs], made)
+            return outputs
         job, outputs = self.prepare(ready, inputs, outputs)
         bound = ready.bound
         if bound.inline:
@@ -255,7 +273,18 @@ class Runner:
     async def run_async(self, sizes: Mapping[str, int], inputs: Sequence[Array]) -> Sequence[Array]:
         """As `run`, awaiting completion on the running asyncio loop."""
         ready = self.bind(sizes)
-        job, outputs = self.prepare(ready, inputs)
+        if not ready.slices:
+            return await self._run_async(ready, inputs)
+        outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+        for begin, end, part in ready.slices:
+            made = [array[begin:end] for array in outputs]
+            await self._run_async(part, [array[begin:end] for array in inputs], made)
+        return outputs
+
+    async def _run_async(
+        self, ready: Ready, inputs: Sequence[Array], outputs: Sequence[Array] | None = None
+    ) -> Sequence[Array]:
+        job, outputs = self.prepare(ready, inputs, outputs)
         bound = ready.bound
         if bound.inline and bound.estimate < _BRIEF_NS:
             status = self.gang.run_inline(job, bound.arena)

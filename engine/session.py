@@ -21,6 +21,7 @@ from engine.plan.weights import WeightMemory
 from engine.pool import Pool, link
 from engine.ragged import Ragged, Sequences
 from engine.runtime.gang import Gang
+from engine.slices import Slices
 from engine.specification import Arguments, TensorSpec, specify
 from engine.throughput import Rows
 from engine.update import Original
@@ -45,6 +46,9 @@ class _State:
         self.direct = Direct.of(
             self.executor.single, self.inputs, self.outputs, self.arguments, measured
         )
+        if self.direct is not None and prepared.batching[0] and self.inputs[0].shape:
+            symbol = str(self.inputs[0].shape[0])
+            self.direct.runner.slice(Slices(symbol, self.weights.size))
         self.ragged: Ragged | None = None
         self.ragged_reason = ""
         if isinstance(prepared.ragged, str):
