@@ -125,6 +125,7 @@ def measure(stream: str, setup: engines.EngineSetup, requests: int, status: Stat
 def main(
     requests: Annotated[int, typer.Option(min=SETTLED, help="Requests per stream.")] = 10_000,
     streams: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(STREAMS),
+    chosen: Annotated[str, typer.Option("--engines", help="Comma-separated.")] = ",".join(ENGINES),
     threads: Annotated[int, typer.Option(min=1)] = 2,
     json_file: options.JsonFile = None,
     cache: options.CacheFolder = options.DEFAULT_CACHE,
@@ -141,7 +142,7 @@ def main(
     rows = []
     with Status("", console=out) as status:
         for stream in streams.split(","):
-            for name in ENGINES:
+            for name in chosen.split(","):
                 code = str(cache / "code") if name == engines.OURS else None
                 setup = engines.EngineSetup(name, threads, cache_dir=code)
                 try:
