@@ -14,6 +14,9 @@ import numpy as np
 
 Body = Callable[[list[Any]], list[Any]]
 
+MOST_ITERATIONS = 1 << 24
+"""Iterations after which a loop in Python counts as endless: at 20 us each, more than 5 minutes."""
+
 
 def run_if(inputs: Sequence[Any], then_branch: Body, else_branch: Body) -> list[Any]:
     """Outputs of the branch that the condition (one boolean) selects."""
@@ -38,6 +41,8 @@ def run_loop(
     rows: list[list[Any]] = [[] for _ in stacked]
     iteration = 0
     while running and (limit is None or iteration < limit):
+        if iteration == MOST_ITERATIONS:
+            raise ValueError(f"a loop does not end within {MOST_ITERATIONS} iterations")
         results = body([np.array(iteration, np.int64), np.array(running), *carried])
         running = bool(np.asarray(results[0]).reshape(()))
         carried = results[1 : 1 + len(carried)]

@@ -15,6 +15,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import engine
+from engine.runtime import control_flow
 from tests.engine.equality import assert_equal
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
@@ -153,3 +154,24 @@ def test_a_result_that_finds_no_memory_is_refused() -> None:
     refusal, length = done.stdout.splitlines()
     assert "2.67 GiB" in refusal or "2.7 GiB" in refusal, refusal
     assert length == "2"
+
+
+ENDLESS = """
+m (int64 trips, bool going, seq(float[]) start) => (seq(float[]) y) {
+  y = Loop (trips, going, start) <body = b (int64 i, bool c, seq(float[]) s)
+    => (bool d, seq(float[]) t) {
+      d = Identity (c)
+      item = Cast <to = 1> (i)
+      t = SequenceInsert (s, item)
+    }>
+}
+"""
+
+
+def test_a_loop_in_python_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = engine.load(model(ENDLESS), threads=1)
+    monkeypatch.setattr(control_flow, "MOST_ITERATIONS", 100)
+    feeds = {"trips": np.array(100), "going": np.array(True), "start": []}
+    assert len(session.run(feeds)["y"]) == 100
+    with pytest.raises(engine.EngineError, match="Loop.*does not end within 100 iterations"):
+        session.run(feeds | {"trips": np.array(2**63 - 1)})
