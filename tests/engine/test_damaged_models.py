@@ -173,5 +173,5 @@ def test_a_loop_in_python_that_does_not_end_is_an_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(control_flow, "MOST_ITERATIONS", 100)
     feeds = {"trips": np.array(100), "going": np.array(True), "start": []}
     assert len(session.run(feeds)["y"]) == 100
-    with pytest.raises(engine.EngineError, match="Loop.*does not end within 100 iterations"):
+    with pytest.raises(engine.EngineError, match=r"Loop.*does not end within 100 iterations"):
         session.run(feeds | {"trips": np.array(2**63 - 1)})
