@@ -21,7 +21,7 @@ from engine.plan.lowering import Candidate, Lowering
 from engine.plan.packing import FloatArray, packing, panel_vectors, panels_of
 from engine.plan.tensor import ONE, Tensor
 
-COST_VERSION: Final = 1
+COST_VERSION: Final = 2
 """Version of the constants below; raise it when one changes, since bytes may then."""
 
 _LEAST_CHANNELS: Final = 16
@@ -31,9 +31,13 @@ _BACK_COST: Final = 350
 """Operations per channel of transforming one patch, and one tile of products back, counted in
 multiply-adds of the direct sum (the operations of `winograd`'s two transforms, loads included)."""
 
-_STREAM_TILES: Final = 16
-"""Tiles whose multiplications take as long as streaming the transformed filters from the last-level
-cache: 36·C·O·4 bytes at about 4 bytes a cycle against 36·C·O multiply-adds at 16 a cycle."""
+_STREAM_TILES: Final = ((5 << 18, 8), (5 << 20, 11))
+_LONGEST_STREAM: Final = 16
+"""Tiles whose multiplications take as long as fetching the transformed filters, by the filters'
+bytes: up to the first number of bytes the second of tiles, beyond all of them the last. Small ones
+come from the second-level cache, and a register tile of fewer rows than that is no faster. The
+last-level cache gives some 4 bytes a cycle: 36·C·O·4 bytes against 36·C·O multiply-adds at 16 a
+cycle. Fitted to images of 7 x 7 pixels, four tiles (`python -m benchmarks.regret`)."""
 
 _BLOCK: Final = 48
 """Tiles per work item: the filters are streamed once per block."""
@@ -154,10 +158,16 @@ def minimal_filtering(
     height, width = y.shape[1:3]
     tiles = ceildiv(height, OUTPUTS) * ceildiv(width, OUTPUTS)
     direct = height * width * (9 * channels * outputs)
-    products = maximum(tiles, _STREAM_TILES) * (POSITIONS * channels * outputs)
+    products = maximum(tiles, _stream_tiles(channels, outputs)) * (POSITIONS * channels * outputs)
     moves = tiles * (_PATCH_COST * channels + _BACK_COST * outputs)
     cost = products + moves
     return Filtering(x, y, weight, extras, minimum(direct // cost, ONE), cost, direct)
+
+
+def _stream_tiles(channels: int, outputs: int) -> int:
+    """Least tiles that multiplications are counted for."""
+    size = POSITIONS * channels * outputs * 4
+    return next((tiles for limit, tiles in _STREAM_TILES if size <= limit), _LONGEST_STREAM)
 
 
 def _filters_shape(filters: np.ndarray[Any, Any], width: int) -> tuple[int, ...]:
