@@ -22,7 +22,7 @@ def choose_channel(settings: Settings, report: Callable[[], dict[str, Any]]) -> 
     `StartError`.
     """
     if settings.directory is None and settings.workers is None:
-        loader = EngineLoader(settings.isa, settings.cache_dir)
+        loader = EngineLoader(settings.isa, settings.cache_dir, settings.refine)
         return InProcessChannel(loader, depth=settings.pipeline_depth)
     try:
         return _networked(settings, report)

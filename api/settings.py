@@ -68,6 +68,11 @@ class Settings(BaseModel):
     cache_dir: Path | None = Field(
         default=None, description="Folder of the compiled code; default: the user's cache folder."
     )
+    refine: bool = Field(
+        default=False,
+        description="Measure other schedules of what is asked for most while the engine is idle, "
+        "and keep those that are faster; bytes stay the same.",
+    )
 
     workers: Path | None = Field(
         default=None,

@@ -47,6 +47,7 @@ def fleet_for(settings: Settings) -> Iterator[Settings]:
         secret_file=str(settings.fleet_secret_file) if settings.fleet_secret_file else None,
         isa=settings.isa,
         cache_dir=str(settings.cache_dir) if settings.cache_dir else None,
+        refine=settings.refine,
     )
     # The server answers what it has on SIGTERM and then raises it again; by default that would end
     # this process before the fleet.

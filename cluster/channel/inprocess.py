@@ -35,15 +35,20 @@ logger = logging.getLogger("packhorse.cluster")
 
 
 class EngineLoader:
-    """Loads models with the engine, masked to `isa`, keeping compiled code in `cache_dir`."""
+    """Loads models with the engine, masked to `isa`, keeping compiled code in `cache_dir`.
+
+    With `refine`, schedules are measured while the engine is idle.
+    """
 
     def __init__(
         self,
         isa: Literal["baseline", "avx2", "avx512"] | None = None,
         cache_dir: Path | None = None,
+        refine: bool = False,
     ) -> None:
         self._isa = isa
         self._cache_dir = cache_dir
+        self._refine = refine
 
     def __call__(self, path: Path, *, threads: int | None, progress: LoadProgress) -> Session:
         """Load a model; raises `engine.errors.EngineError`."""
@@ -53,6 +58,7 @@ class EngineLoader:
             isa=self._isa,
             cache_dir=self._cache_dir,
             progress=lambda step: progress(step.stage, step.done, step.total),
+            refine=self._refine,
         )
         return with_tensors(session)
 

@@ -87,6 +87,11 @@ class FleetArguments(_Strict):
         default=None, description="Use at most this instruction set."
     )
     cache_dir: str | None = Field(default=None, description="Folder of the compiled code.")
+    refine: bool = Field(
+        default=False,
+        description="Measure other schedules of what is asked for most while the engine is idle, "
+        "and keep those that are faster; bytes stay the same.",
+    )
     depth: PositiveInt = Field(default=1, description="Batches that a worker runs at once.")
     credits: PositiveInt = Field(
         default=2, description="Batches that all gateways may have under way on a worker."

@@ -219,7 +219,9 @@ class FleetWorker:
         arguments = self.arguments
         secret = fleet_secret(arguments.secret_file)
         load = EngineLoader(
-            arguments.isa, Path(arguments.cache_dir) if arguments.cache_dir else None
+            arguments.isa,
+            Path(arguments.cache_dir) if arguments.cache_dir else None,
+            arguments.refine,
         )
 
         def load_on_slot(path: Path, *, threads: int | None, progress: LoadProgress) -> Session:

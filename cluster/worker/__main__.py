@@ -38,6 +38,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--threads", type=int, help="threads per model; all of --cpus by default")
     add("--isa", choices=("baseline", "avx2", "avx512"), help="instruction set to use at most")
     add("--cache", type=Path, help="folder of the compiled code")
+    add("--refine", action="store_true", help="measure schedules while the engine is idle")
     add("--depth", type=int, default=1, help="batches that run at once")
     add("--credits", type=int, default=2, help="batches that gateways together may have under way")
     add(
@@ -78,7 +79,9 @@ async def serve(options: argparse.Namespace) -> None:
         stall_s=options.stall,
         limit_s=options.run_limit,
     )
-    channel = InProcessChannel(EngineLoader(options.isa, options.cache), depth=options.depth)
+    channel = InProcessChannel(
+        EngineLoader(options.isa, options.cache, options.refine), depth=options.depth
+    )
     server = EndpointServer(channel, endpoint_options)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -122,6 +122,7 @@ def test_targets(tmp_path: Path) -> None:
     fleet = described(MODEL, "2")
     assert fleet.application.args.slots == 2
     assert described(MODEL, "cache", isa="avx2").application.args.isa == "avx2"
+    assert described(MODEL, "cache", refine=True).application.args.refine
     from_file = described(ROOT / "configs/fleet.yaml", None, listen="0.0.0.0")
     assert (from_file.application.args.listen, from_file.workers) == ("0.0.0.0", 2)
     for wrong in ("rack", "0", "-1"):
