@@ -96,3 +96,12 @@ def shaped_calls(session: Session, inputs: Mapping[str, Any], rounds: int = 10) 
             )
         )
     return calls
+
+
+def slices_of(session: Session, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Rows of the slices in which a batch runs, see `engine.slices`; empty where it runs whole."""
+    direct = session._state.direct
+    if direct is None:
+        return ()
+    _, sizes = session._state.arguments.accept(inputs)
+    return tuple(end - begin for begin, end, _ in direct.runner.bind(sizes).slices)

@@ -61,7 +61,7 @@ def explain(
 
 
 def _explain_shape(session: engine.Session, shapes: list[str], json: bool) -> None:
-    from engine.choices import shaped_calls
+    from engine.choices import shaped_calls, slices_of
 
     inputs = random_inputs(session, parse_shapes(shapes))
     try:
@@ -85,6 +85,12 @@ def _explain_shape(session: engine.Session, shapes: list[str], json: bool) -> No
     terminal.output.print(table)
     total = sum(call.measured for call in calls)
     terminal.output.print(f"{session.name}: {total * 1e3:.2f} ms in all", highlight=False)
+    if slices := slices_of(session, inputs):
+        terminal.output.print(
+            f"a run takes {len(slices)} slices of at most {max(slices)} rows one after the other, "
+            "because activations of all rows outgrow the last-level cache",
+            highlight=False,
+        )
 
 
 def _print_graph(title: str, lines: tuple[str, ...]) -> None:

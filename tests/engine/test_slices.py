@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import engine
+from engine.choices import slices_of
 from engine.runner import Runner
 from engine.slices import Slices
 from tests.engine.models import chain
@@ -82,3 +83,11 @@ def test_weights_that_are_read_once_per_slice_keep_a_batch_whole() -> None:
 def test_slices_of_few_rows_are_not_worth_slower_products() -> None:
     # A register tile takes several rows: one row at a time would compute for longer.
     assert slices(loaded(1, cache=1), 64) == []
+
+
+def test_slices_are_told() -> None:
+    session = loaded(1, cache=1 << 20)
+    assert slices_of(session, rows(3)) == ()
+    found = slices_of(session, rows(2500))
+    assert sum(found) == 2500
+    assert len(found) == len(slices(session, 2500)) > 1
