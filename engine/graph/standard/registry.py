@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Final, TypeAlias
 
 from engine.graph.body import Body
+from engine.graph.families import Families
 
 Expansion: TypeAlias = Callable[[Body], bool]
 """Writes the nodes that compute an operator's outputs; False where a kernel takes the node as it
 is. Raises `Unsupported` where neither is so."""
 
-_EXPANSIONS: Final[dict[str, Expansion]] = {}
-_FAMILIES: Final = (
-    "columns",
-    "grids",
-    "normalisation",
-    "pooling",
-    "products",
-    "quantised",
-    "reduction",
-    "resizing",
-    "small_types",
+_EXPANSIONS: Final = Families[Expansion](
+    "engine.graph.standard",
+    *("columns", "grids", "normalisation", "pooling", "products", "quantised"),
+    *("reduction", "resizing", "small_types"),
 )
 
-
-def expands(*operators: str) -> Callable[[Expansion], Expansion]:
-    """Register the expansion of `operators`."""
-
-    def register(function: Expansion) -> Expansion:
-        for operator in operators:
-            assert operator not in _EXPANSIONS, f"second expansion of {operator}"
-            _EXPANSIONS[operator] = function
-        return function
-
-    return register
-
-
-def expansions() -> dict[str, Expansion]:
-    """Every expansion by operator name."""
-    for family in _FAMILIES:
-        import_module(f"engine.graph.standard.{family}")
-    return _EXPANSIONS
+expands = _EXPANSIONS.of
+expansions = _EXPANSIONS.all
