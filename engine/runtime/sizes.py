@@ -16,6 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 Arrays = Sequence[Any]
+_LONGEST: Final = 1 << 62
+"""No axis is longer: sizes are words of 64 bits with a sign."""
+
 Measurement = Callable[[Arrays, tuple[int, ...], Mapping[str, Any]], list[int]]
 
 
@@ -142,8 +145,12 @@ def _resize(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) 
     scales = np.asarray(arrays[1], np.float32).reshape(-1)
     if not all(np.isfinite(scales)) or not all(scales > 0):
         raise ValueError(f"scales {scales.tolist()} are not all positive")
-    sizes = [np.float32(shape[axis]) for axis in options["axes"]]
-    return [int(np.floor(size * scale)) for size, scale in zip(sizes, scales, strict=True)]
+    sizes = [float(np.float32(shape[axis])) for axis in options["axes"]]
+    grown = [size * float(scale) for size, scale in zip(sizes, scales, strict=True)]
+    if any(size >= _LONGEST for size in grown):
+        raise ValueError(f"scales {scales.tolist()} make an axis longer than {_LONGEST}")
+    # The product is rounded to float32 first, as in the onnx package.
+    return [int(np.floor(np.float32(size))) for size in grown]
 
 
 def _fitted(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) -> np.float32:
@@ -160,6 +167,8 @@ def _fitted(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) 
 
 def _fit(arrays: Arrays, shape: tuple[int, ...], options: Mapping[str, Any]) -> list[int]:
     scale = _fitted(arrays, shape, options)
+    if any(float(scale) * shape[a] >= _LONGEST for a in options["axes"]):
+        raise ValueError(f"sizes keep the aspect ratio only with an axis longer than {_LONGEST}")
     return [math.floor(float(scale * np.float32(shape[a])) + 0.5) for a in options["axes"]]
 
 

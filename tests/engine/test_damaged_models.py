@@ -175,3 +175,19 @@ def test_a_loop_in_python_that_does_not_end_is_an_error(monkeypatch: pytest.Monk
     assert len(session.run(feeds)["y"]) == 100
     with pytest.raises(engine.EngineError, match=r"Loop.*does not end within 100 iterations"):
         session.run(feeds | {"trips": np.array(2**63 - 1)})
+
+
+@pytest.mark.parametrize("policy", ["stretch", "not_larger"])
+def test_scales_beyond_all_numbers_are_an_error(policy: str) -> None:
+    given = "sizes" if policy == "not_larger" else "scales"
+    text = f"""
+    m (float[1, 1, 4, 127] x, {"int64" if policy == "not_larger" else "float"}[4] r) => (y) {{
+      y = Resize <mode = "cubic", keep_aspect_ratio_policy = "{policy}">
+        (x, {", , r" if policy == "not_larger" else ", r"})
+    }}
+    """
+    session = engine.load(model(text), threads=1)
+    x = np.zeros((1, 1, 4, 127), np.float32)
+    wild = np.full(4, 2**62) if given == "sizes" else np.array([1, 1, 1, 3e38], np.float32)
+    with pytest.raises(engine.EngineError, match=r"axis longer than|GiB|128 bits"):
+        session.run({"x": x, "r": wild})

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.graph.body import Body
-from engine.graph.standard import Expansion, expansions, registry
+from engine.graph.standard import Expansion, expansions
 from tests.engine.graph.standard.drawn import DRAWN, examples
 from tests.engine.plan.lower.drawn.support import sizes
 from tests.engine.plan.lower.promises import (
@@ -46,8 +46,9 @@ def written() -> Iterator[set[str]]:
         return expand
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, rule in expansions().items():
-            patch.setitem(registry._EXPANSIONS, name, recording(name, rule))
+        registered = expansions()
+        for name, rule in tuple(registered.items()):
+            patch.setitem(registered, name, recording(name, rule))
         yield found
 
 
