@@ -130,6 +130,8 @@ def test_pool_equals_onnxruntime(window: dict[str, Any], isa: str, mode: str) ->
         op, kind = "AveragePool", "average"
         attributes["count_include_pad"] = int(mode == "include")
     expected = oracle(op, x, **attributes)
+    if mode == "max":  # of nothing but padding, which the standard makes -inf
+        expected = np.where(expected == np.finfo(np.float32).min, -np.inf, expected)
     result = pool(x, **window, op=kind, isa=isa, include_pad=mode == "include")
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
 
