@@ -97,7 +97,12 @@ class BoundCall:
             if array is None:
                 array = self.outputs.get(output)
             if array is None:
-                array = np.empty(shape, dtype)
+                try:
+                    array = np.empty(shape, dtype)
+                except MemoryError as error:
+                    raise InputError(
+                        f"{name}: no memory for the output {output!r}: {error}"
+                    ) from None
             fits = isinstance(array, np.ndarray) and array.flags.c_contiguous
             if (
                 not fits

@@ -73,6 +73,7 @@ class Direct:
         """Outputs by name; None where the long way is due, which says what does not fit."""
         if self._sizes is None or len(inputs) != len(self._expected):
             return None
+        # As `Arguments.accept` begins, written out: a call takes as long as these checks.
         arrays, shapes = [], []
         for name, dtype in self._expected:
             array = inputs.get(name)
@@ -106,10 +107,13 @@ class Direct:
             bases[place] = address(array)
             place += 1
         results = {}
-        for name, shape, dtype in outputs:
-            results[name] = array = np.empty(shape, dtype)
-            bases[place] = address(array)
-            place += 1
+        try:
+            for name, shape, dtype in outputs:
+                results[name] = array = np.empty(shape, dtype)
+                bases[place] = address(array)
+                place += 1
+        except MemoryError as error:
+            raise runner.no_room(error) from None
         runner.finish(ready, job, runner.gang.run_inline(job, bound.arena))
         return results
 

@@ -79,10 +79,13 @@ class Ragged:
         runner.admit(bound.arena + sum(ends))
         if slot is None or bound.memory is not slot.memory:
             slot = _Slot(bound.memory, self._bases, gang.threads)
-        outputs = [
-            np.empty(end // dtype.itemsize, dtype)
-            for end, dtype in zip(ends, self._dtypes, strict=True)
-        ]
+        try:
+            outputs = [
+                np.empty(end // dtype.itemsize, dtype)
+                for end, dtype in zip(ends, self._dtypes, strict=True)
+            ]
+        except MemoryError as error:
+            raise runner.no_room(error) from None
         job = slot.job
         job.words[JobLayout.COUNT // 8] = bound.count
         job.bases[1] = runner.weights.address

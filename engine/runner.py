@@ -193,11 +193,7 @@ class Runner:
         job = self.idle_job(ready)
         bases = job.bases
         if outputs is None:
-            try:
-                outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
-            except MemoryError as error:
-                # Less is left than the process may use: other arrays, a limit of address space.
-                raise InputError(f"{self.model}: no memory for the outputs: {error}") from None
+            outputs = self.new_outputs(ready)
         place = 2
         for array in inputs:
             bases[place] = address(array)
@@ -206,6 +202,18 @@ class Runner:
             bases[place] = address(array)
             place += 1
         return job, outputs
+
+    def new_outputs(self, ready: Ready) -> list[Array]:
+        """Arrays for the program's outputs. Raises InputError where there is no memory for them."""
+        try:
+            return [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+        except MemoryError as error:
+            raise self.no_room(error) from None
+
+    def no_room(self, error: MemoryError) -> InputError:
+        """What to raise where outputs find no memory: other arrays or a limit of address space
+        may leave less than the process may use."""
+        return InputError(f"{self.model}: no memory for the outputs: {error}")
 
     def idle_job(self, ready: Ready) -> Job:
         """A job of the program that no thread looks at; `finish` takes it back."""
@@ -251,7 +259,7 @@ class Runner:
         """As `run`, for a program that is bound."""
         if ready.slices:
             if outputs is None:
-                outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+                outputs = self.new_outputs(ready)
             for begin, end, part in ready.slices:
                 made = [array[begin:end] for array in outputs]
                 self.run_bound(part, [array[begin:end] for array in inputs], made)
@@ -275,7 +283,7 @@ class Runner:
         ready = self.bind(sizes)
         if not ready.slices:
             return await self._run_async(ready, inputs)
-        outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+        outputs = self.new_outputs(ready)
         for begin, end, part in ready.slices:
             made = [array[begin:end] for array in outputs]
             await self._run_async(part, [array[begin:end] for array in inputs], made)

@@ -45,7 +45,7 @@ class Rows:
         if ready.bound.estimate < _LEAST_NS:
             return None
         symbol = str(runner.program.inputs[0].shape[0])  # type: ignore[index]
-        outputs = [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+        outputs = runner.new_outputs(ready)
 
         def part(index: int) -> None:
             begin, end = rows * index // parts, rows * (index + 1) // parts

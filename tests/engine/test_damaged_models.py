@@ -156,6 +156,44 @@ def test_a_result_that_finds_no_memory_is_refused() -> None:
     assert length == "2"
 
 
+OUTPUTS = """
+import asyncio
+import resource
+import numpy as np
+import onnx
+import engine
+text = '<ir_version: 10, opset_import: ["" : 21]> m (float[n, 1] x) => (float[n, k] y)'
+model = onnx.parser.parse_model(text + "{ y = Add (x, row) }")
+row = np.zeros((1, 1 << 18), np.float32)
+model.graph.initializer.append(onnx.numpy_helper.from_array(row, "row"))
+content = model.SerializeToString()
+sessions = [engine.load(content, threads=n) for n in (1, 2)]
+sessions.append(engine.load(content, threads=2, throughput=True))
+small, large = ({"x": np.zeros((n, 1), np.float32)} for n in (2, 4096))
+for session in sessions:
+    session.run(small)
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+for session in sessions:
+    for way in (session.run, session.bind, lambda feed: asyncio.run(session.run_async(feed))):
+        try:
+            way(large)
+        except engine.InputError as error:
+            print(error)
+    print(session.run(small)["y"].shape)
+"""
+
+
+def test_outputs_that_find_no_memory_are_refused_on_every_way() -> None:
+    """Four GiB, on one thread, two, and rows of a batch apart."""
+    done = subprocess.run([sys.executable, "-c", OUTPUTS], capture_output=True, text=True)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 12
+    for number, line in enumerate(lines):
+        wanted = "(2, 262144)" if number % 4 == 3 else "m: no memory for the output"
+        assert wanted in line
+
+
 ENDLESS = """
 m (int64 trips, bool going, seq(float[]) start) => (seq(float[]) y) {
   y = Loop (trips, going, start) <body = b (int64 i, bool c, seq(float[]) s)
