@@ -7,21 +7,14 @@ fast a program runs, never what it computes: the bytes are the same with any of 
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from engine import cpu
-from engine.codegen.store import FileStore, default_folder
 from engine.errors import EngineError
-
-VERSION: Final = 1
-"""Raised when the meaning of a constant changes: what was measured before is then not used."""
-
-_LONGEST: Final = 1 << 16
+from engine.measured import MeasuredStore
 
 
 @dataclass(frozen=True)
@@ -50,61 +43,29 @@ class Tuning:
 DEFAULT: Final = Tuning()
 
 
-class ScheduleStore(FileStore):
-    """Constants by instruction set and CPU, as JSON that can be read and carried elsewhere."""
+class ScheduleStore(MeasuredStore[Tuning]):
+    """Constants by instruction set and CPU."""
 
-    suffix = ".json"
+    folder_name = "schedules"
+    kind = "schedule-constants"
+    version = 1
+    field = "constants"
+    longest = 1 << 16
 
     def __init__(self, folder: Path | None = None, limit: int = 1 << 20) -> None:
-        super().__init__((folder or default_folder()) / "schedules", limit)
+        super().__init__(folder, limit)
 
     def get(self, isa: str, model_name: str) -> Tuning | None:
         """Constants measured on a CPU of this name; None where there are none of use."""
-        path = self._path(_key(isa, model_name))
-        with suppress(OSError):
-            if path.lstat().st_uid == os.geteuid() and path.stat().st_size <= _LONGEST:
-                found = _decoded(path.read_bytes())
-                return found[1] if found and found[0] == _key(isa, model_name) else None
-        return None
+        return self.read(isa, model_name)
 
     def put(self, isa: str, model_name: str, tuning: Tuning) -> Path | None:
         """Keep constants; the path of the entry, None where the folder cannot be written."""
-        content = {
-            "version": VERSION,
-            "cpu": model_name,
-            "isa": isa,
-            "constants": asdict(tuning),
-        }
-        data = json.dumps(content, indent=1).encode()
-        key = _key(isa, model_name)
-        return self._path(key) if self._write(key, lambda file: file.write(data)) else None
+        return self.write(isa, model_name, asdict(tuning))
 
-    def verified(self, content: bytes) -> str | None:
-        """Key of an entry whose constants can be used, else None."""
-        found = _decoded(content)
-        return found[0] if found is not None else None
-
-    def label(self, path: Path) -> tuple[str, str] | None:
-        """Key of an entry, and the CPU that it was measured on."""
-        with suppress(OSError):
-            key = self.verified(path.read_bytes())
-            return None if key is None else (key, "\n".join(key.split("\n")[1:]))
-        return None
-
-
-def _key(isa: str, model_name: str) -> str:
-    return f"{isa} schedule-constants-{VERSION} \n{model_name}"
-
-
-def _decoded(content: bytes) -> tuple[str, Tuning] | None:
-    """Key and constants of an entry; None where anything about it is wrong."""
-    try:
-        found: dict[str, Any] = json.loads(content)
-        if found["version"] != VERSION:
-            return None
-        return _key(str(found["isa"]), str(found["cpu"])), Tuning(**found["constants"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+    def decode(self, content: Mapping[str, Any]) -> Tuning:
+        """See MeasuredStore."""
+        return Tuning(**content)
 
 
 def read_tuning(isa: str, folder: Path | None = None) -> Tuning:
