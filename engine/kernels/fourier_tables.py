@@ -7,6 +7,7 @@ whole numbers and computed in float64. See `engine.kernels.fourier` for what the
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from engine.codegen.math import floor
 from engine.codegen.target import Target
 from engine.codegen.wide_math import sine_cosine
 from engine.graph.ir import AnyArray
-from engine.kernels.fourier import MARGIN, RADICES, Complex, Transformer
+from engine.kernels.fourier_passes import MARGIN, RADICES, Complex, Transformer, divides
 
 ROWS: Final = 6
 """Powers, chirp, and the chirp's transform, real and imaginary parts of each."""
@@ -104,7 +105,7 @@ class _Tables:
         k, size = self.k, self.t.itemsize
         count, at = k.variable(length), k.variable(self.tables)
         for radix in RADICES:
-            with k.while_(lambda r=radix: (count.get() > 1) & (count.get() % r).equals(0)):  # type: ignore[misc]
+            with k.while_(partial(divides, radix, count)):
                 rest = count.get() // radix
                 share = 1.0 / k.convert(count.get(), F64)
                 with k.loop(1, radix) as row:
