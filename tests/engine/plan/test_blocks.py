@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine.cpu import machine
 from engine.plan.binding import Bound
 from engine.plan.blocks import Blocks, Product, Products, bucket
 from engine.runtime.layout import Op
@@ -84,8 +83,6 @@ def test_no_block_changes_a_byte(session: engine.Session, rows: int, blocks: lis
 
 
 def test_what_is_chosen_is_bound_for_the_whole_bucket() -> None:
-    if machine().threads < 2:
-        pytest.skip("products are shared by two threads")
     session = engine.load(chain(width=320, layers=1), threads=2)
     direct = session._state.direct
     assert direct is not None
