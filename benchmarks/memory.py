@@ -6,7 +6,7 @@ bounded.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,8 +105,14 @@ def steps(requests: int) -> Iterator[int]:
         left -= part
 
 
-def measure(stream: str, setup: engines.EngineSetup, requests: int, status: Status) -> MemoryRow:
-    """Send the stream through one engine."""
+def measure(
+    stream: str,
+    setup: engines.EngineSetup,
+    requests: int,
+    status: Status,
+    so_far: Callable[[MemoryRow], None] = lambda row: None,
+) -> MemoryRow:
+    """Send the stream through one engine; ``so_far`` is told after every sample."""
     row = MemoryRow(stream=stream, engine=setup.name, requests=[], resident=[])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{stream}.onnx"
@@ -119,6 +125,7 @@ def measure(stream: str, setup: engines.EngineSetup, requests: int, status: Stat
                 done += step
                 row.requests.append(done)
                 status.update(f"{stream}, {setup.name}: {done} of {requests} requests")
+                so_far(row)
     return row
 
 
@@ -139,14 +146,20 @@ def main(
         *("stream", "engine", "after 500", "at the end", "largest since over 500"),
         left=2,
     )
-    rows = []
+    rows: list[MemoryRow] = []
+
+    def keep(*unfinished: MemoryRow) -> None:
+        """Write what is known: a stream of images takes most of an hour."""
+        report = MemoryReport(provenance=provenance, rows=[*rows, *unfinished])
+        options.write_text(json_file, report.model_dump_json(indent=1))
+
     with Status("", console=out) as status:
         for stream in streams.split(","):
             for name in chosen.split(","):
                 code = str(cache / "code") if name == engines.OURS else None
                 setup = engines.EngineSetup(name, threads, cache_dir=code)
                 try:
-                    row = measure(stream, setup, requests, status)
+                    row = measure(stream, setup, requests, status, keep)
                 except RemoteError as error:
                     table.add_row(stream, name, f"[red]{error}[/]", "", "")
                     continue
@@ -155,8 +168,7 @@ def main(
                 sizes = tables.size(settled), tables.size(row.resident[-1])
                 table.add_row(stream, name, *sizes, tables.ratio(row.growth))
     out.print(table)
-    report = MemoryReport(provenance=provenance, rows=rows)
-    options.write_text(json_file, report.model_dump_json(indent=1))
+    keep()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Every engine meets the same shapes in the same order. Later visits come after other shapes, so that
 the processor's caches are as cold as at the first visit, and soon, because the speed of a core
 drifts. For the same reason engines take turns every few visits. A run may take the models one by
-one: ``--json`` keeps what was measured, ``--join`` shows what was kept as one report.
+one, and a part of a stream: ``--json`` keeps what was measured, ``--join`` shows what was kept as
+one report.
 """
 
 import statistics
@@ -234,17 +235,46 @@ def show_goals(out: Console, results: Sequence[VisitResult]) -> None:
     out.print(table)
 
 
+def part_of(shapes: Sequence[Dims], part: str) -> Sequence[Dims]:
+    """The shapes of part "2/3", the second third; raises typer.BadParameter."""
+    try:
+        number, parts = (int(each) for each in part.split("/"))
+    except ValueError:
+        number, parts = 0, 0
+    if not 1 <= number <= parts:
+        raise typer.BadParameter(f"{part!r} is no part such as 2/3", param_hint="--part")
+    bounds = [len(shapes) * place // parts for place in (number - 1, number)]
+    return shapes[bounds[0] : bounds[1]]
+
+
+def merged(parts: Sequence[VisitResult]) -> VisitResult:
+    """Parts of one engine's stream as one result; memory is that of the part that grew most."""
+    grew = max(parts, key=lambda part: part.resident_after - part.resident_before)
+    return grew.model_copy(
+        update={
+            "shapes": [dims for part in parts for dims in part.shapes],
+            "first": [seconds for part in parts for seconds in part.first],
+            "later": [seconds for part in parts for seconds in part.later],
+            "failure": next((part.failure for part in parts if part.failure is not None), None),
+        }
+    )
+
+
 def joined(reports: Sequence[ShapesReport]) -> list[VisitResult]:
-    """Results of several runs, models in the order of the registry."""
+    """Results of several runs, parts of a stream together, models in the order of the registry."""
+    found: dict[tuple[str, str], list[VisitResult]] = {}
+    for report in reports:
+        for result in report.results:
+            found.setdefault((result.model, result.engine), []).append(result)
     order = {model.title: place for place, model in enumerate(MODELS.values())}
-    results = [result for report in reports for result in report.results]
-    return sorted(results, key=lambda result: order[result.model])
+    return sorted(map(merged, found.values()), key=lambda result: order[result.model])
 
 
 def main(
     models: options.Models = None,
     shapes: Annotated[int, typer.Option(min=2, help="Shapes per model.")] = 40,
     passes: Annotated[int, typer.Option(min=1, help="Later visits to each shape.")] = 5,
+    part: Annotated[str, typer.Option(help="Which part of the streams, such as 2/3.")] = "1/1",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     json_file: options.JsonFile = None,
     join: Annotated[
@@ -274,7 +304,7 @@ def main(
         tables.show_provenance(out, provenance)
         with Status("", console=out) as status:
             for model in options.chosen_models(models):
-                stream = random_shapes(model, 3 if quick else shapes)
+                stream = part_of(random_shapes(model, 3 if quick else shapes), part)
                 later = 1 if quick else passes
                 found = measure(model, stream, later, threads, cache, timeout, status.update)
                 results.extend(found)

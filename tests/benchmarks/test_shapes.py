@@ -15,7 +15,9 @@ from benchmarks.results import ShapesReport, VisitResult
 from benchmarks.shapes import (
     extra_seconds,
     first_over_later,
+    joined,
     main,
+    part_of,
     random_shapes,
     show_goals,
     stream_seconds,
@@ -103,3 +105,28 @@ def test_runs_are_joined_in_the_order_of_the_registry(tmp_path: Path) -> None:
     assert 0 < text.index("ResNet-50") < text.index("MLP x4")
     files[0].write_text(report(stream("mlp", "packhorse", 1, 1), threads=2).model_dump_json())
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@given(count=st.integers(1, 41), parts=st.integers(1, 9))
+def test_parts_of_a_stream_are_the_stream(count: int, parts: int) -> None:
+    shapes = [{"batch": number} for number in range(count)]
+    taken = [part_of(shapes, f"{number}/{parts}") for number in range(1, parts + 1)]
+    assert list(itertools.chain(*taken)) == shapes
+
+
+@pytest.mark.parametrize("part", ["", "1", "0/2", "3/2", "a/2", "1/2/3"])
+def test_what_is_no_part_is_refused(part: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no part such as"):
+        part_of([{"batch": 1}], part)
+
+
+def test_parts_of_a_stream_are_joined() -> None:
+    one, two = stream("mlp", "packhorse", 2.0, 1.0), stream("mlp", "packhorse", 5.0, 4.0)
+    two = two.model_copy(update={"resident_before": 10, "resident_after": 30})
+    other = stream("mlp", "openvino", 7.0, 7.0)
+    result, same = joined([report(one, other), report(two)])
+    assert (result.first, result.later) == ([2.0, 5.0], [[1.0], [4.0]])
+    assert result.resident_after - result.resident_before == 20
+    assert same == other
+    two = two.model_copy(update={"failure": "killed"})
+    assert joined([report(one), report(two)])[0].failure == "killed"
