@@ -110,6 +110,15 @@ class _Step:
     new: Val
 
 
+@dataclass(frozen=True)
+class _Next:
+    """What is read after a panel: the panel, the number of its step, and whether to fetch it."""
+
+    panel: Val
+    step: Val
+    wanted: Val
+
+
 class _Recurrent:
     """Generator of one recurrent kernel."""
 
@@ -254,6 +263,8 @@ class _Recurrent:
         weights = self.p["r" if number == 0 else "r2"] + group.direction * self.panels * panel_bytes
         states = step.old if number == 0 else self.plane(GATED, group)
         single = group.rows.equals(1)
+        # Where rows end at different steps, what they read next is not worth finding out.
+        ahead = number == 0 and not self.options["lengths"]
         backwards = (step.number & 1).equals(1)
         taken = k.variable(0, I64)
         count = high - low
@@ -264,17 +275,24 @@ class _Recurrent:
                 width.set(k.select(single & (left >= panels), panels, width.get()))
             panel = k.select(backwards, high - taken.get() - width.get(), low + taken.get())
             source = weights + panel * panel_bytes
-            if number == 0 and not self.options["lengths"]:
-                self.expect(group, step, panel, width.get())
             with k.branch(single) as (alone, several):
                 with alone:
+                    if ahead:
+                        self.expect(group, k.const(0), panel, step.number, width.get())
                     for panels, function in self.singles[gates].items():
                         with k.when(width.get().equals(panels)):
                             arguments = [states, source, panel_bytes, self.sums, n["padded"]]
                             k.call(function, arguments)
                 with several:
                     self.multiply(gates, states, source, group.rows)
-            self.combine_all(number, width.get(), panel, group, step)
+            following = None
+            if ahead:
+                # The next step begins where this one ends.
+                last = taken.get() + width.get() >= count
+                beside = k.select(backwards, panel - 1, panel + 1)
+                number_after = k.select(last, step.number + 1, step.number)
+                following = _Next(k.select(last, panel, beside), number_after, group.rows > 1)
+            self.combine_all(number, width.get(), panel, group, step, following)
             taken.add(width.get())
 
     def multiply(self, gates: int, states: Val, panel: Val, rows: Val) -> None:
@@ -324,24 +342,35 @@ class _Recurrent:
         """The step, over all sequences, with which a ragged row begins."""
         return self.k.load(self.p["starts"] + row * 8, I64)
 
-    def expect(self, group: _Group, step: _Step, panel: Val, panels: Val) -> None:
-        """Prefetch the projections of the next panels: the tile hides the time that takes."""
+    def expect(self, group: _Group, row: Val, panel: Val, step: Val, panels: Val | int = 1) -> None:
+        """Prefetch a row's projections in some panels, for a step."""
         k = self.k
+        steps = self.n["steps"]
+        if self.options["ragged"]:
+            steps = self.length_of(group.first + row)
+        inputs = self.inputs_of(group, row, panel, self.time_of(group, step, steps))
         row_bytes = panels * (GATES[self.cell] * self.lanes.bytes)
-        with k.loop(0, group.rows) as row:
-            steps = self.n["steps"]
-            if self.options["ragged"]:
-                steps = self.length_of(group.first + row)
-            time = self.time_of(group, step.number, steps)
-            inputs = self.inputs_of(group, row, panel, time)
+        if isinstance(row_bytes, int):
+            for shift in range(0, row_bytes, 64):
+                prefetch(k, inputs + shift)
+        else:
             with k.loop(0, row_bytes, 64) as line:
                 prefetch(k, inputs + line)
 
-    def combine_all(self, number: int, width: Val, panel: Val, group: _Group, step: _Step) -> None:
+    def combine_all(
+        self,
+        number: int,
+        width: Val,
+        panel: Val,
+        group: _Group,
+        step: _Step,
+        following: _Next | None,
+    ) -> None:
         """Gates of all rows in `width` panels, two vectors at a time.
 
         The functions of a gate are long chains of instructions that wait for each other; two
-        chains side by side keep the core busy.
+        chains side by side keep the core busy. Meanwhile the rows' projections in the `following`
+        panel are fetched: a pair of rows at a time, as many lines at once would stop the tile.
         """
         k = self.k
         sums_bytes = PASSES[self.cell][number] * self.lanes.bytes
@@ -356,6 +385,10 @@ class _Recurrent:
         pairs = count & -2
         with k.loop(0, pairs, 2) as index:
             spots = [spot(index), spot(index + 1)]
+            if following is not None:
+                with k.when(following.wanted):
+                    for row in (index, index + 1):
+                        self.expect(group, row, following.panel, following.step)
             self.combine(number, self.sums + index * sums_bytes, spots, group, step)
         with k.when(pairs < count):
             self.combine(number, self.sums + pairs * sums_bytes, [spot(pairs)], group, step)
