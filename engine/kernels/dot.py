@@ -39,7 +39,7 @@ from engine.codegen.expression import Expr, emit
 from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.target import Target
 from engine.kernels.rows import Entry, Head, RowBlock, levels
-from engine.kernels.tile import Sums, multiply, zeros
+from engine.kernels.tile import UNROLL, Sums, Written, multiply, zeros
 
 SCHEDULE: Final = "m_block n_block k3_block m_items n_items rows_first copied"
 _SIZES: Final = "m m1 m2 run n k1 k1_last k2 k3 a_k2 a_k3 panel batch1"
@@ -52,6 +52,10 @@ _FEW_TILES: Final = 2
 it waits in the second, more where few tiles share it and it comes from further away. Measured on a
 Xeon of the Cascade Lake generation, rows x columns x depth: 1024x768x768 gains 4 % at any distance
 from 512 to 4096, 16x3072x768 gains 20 % at 4096 (`python -m benchmarks.dot`)."""
+
+
+_PLACE_OF_C: Final = 1
+"""Of C in an entry of the row table, behind A."""
 
 
 def _operands(options: Options) -> list[str]:
@@ -129,8 +133,15 @@ class _Dot:
             with k.when(k.load(k.offset(head, Head.STARTS), I64).equals(0)):
                 for total, place in places:
                     total.set(k.load(k.offset(partial, place), self.vector))
-            self._prefetch(table, c, extra, height)
-            self._accumulate(steps, a, stride, b, sums, ahead, distance)
+            self._prefetch(table, self._tiled(extra), height)
+            written = self._written(table, c, height)
+            if k.target.vector_register:
+                k3, k2, k1, *_ = levels(k, steps)
+                with k.when(k3 * k2 * (k1 // UNROLL) < height):
+                    self._prefetch(table, [(_PLACE_OF_C, c)], height)
+            else:
+                self._prefetch(table, [(_PLACE_OF_C, c)], height)
+            self._accumulate(steps, a, stride, b, sums, ahead, distance, written)
             with k.branch(k.load(k.offset(head, Head.ENDS), I64).differs(0)) as (then, otherwise):
                 with then:
                     self._finish(table, c, n, extra, sums)
@@ -141,7 +152,15 @@ class _Dot:
         return function
 
     def _accumulate(
-        self, steps: Val, a: Val, stride: Val, b: Val, sums: Sums, ahead: Val, distance: Val
+        self,
+        steps: Val,
+        a: Val,
+        stride: Val,
+        b: Val,
+        sums: Sums,
+        ahead: Val,
+        distance: Val,
+        written: Written,
     ) -> None:
         k = self.k
         k3, k2, k1, k1_last, a_k3, a_k2 = levels(k, steps)
@@ -150,15 +169,32 @@ class _Dot:
             length = k.select(i3.equals(k3 - 1), k1_last, k1)
             with k.loop(0, k2) as i2:
                 start = k.offset(a, i3 * a_k3 + i2 * a_k2)
-                multiply(k, start, stride, panel, length, sums, fetched, distance)
+                multiply(k, start, stride, panel, length, sums, fetched, distance, 1, written)
 
-    def _prefetch(self, table: Val, c: Val, extra: list[Val], height: int) -> None:
-        """Fetch what the end of the tile touches while the sums are computed."""
+    def _written(self, table: Val, c: Val, height: int) -> Written:
+        """Rows of C that the tile writes, taken to be as far apart as the first two of them."""
         k = self.k
-        for place, name in enumerate(self.tabled):
-            base = c if name == "c" else extra[int(name[1:])] if name != "a" else None
-            if base is None:
-                continue
+        places = [
+            k.load(k.offset(table, row * self.rows.row_bytes + 8 * _PLACE_OF_C), I64)
+            for row in range(min(height, 2))
+        ]
+        stride = places[-1] - places[0]
+        first = k.offset(c, places[0])
+        last = k.offset(first, stride * (height - 1))
+        return Written(k.variable(first), stride, last, self.width * 4)
+
+    def _tiled(self, extra: Sequence[Val]) -> list[tuple[int, Val]]:
+        """Place in the row table, and column, of each input that the epilogue reads by rows."""
+        return [
+            (place, extra[int(name[1:])])
+            for place, name in enumerate(self.tabled)
+            if place > _PLACE_OF_C
+        ]
+
+    def _prefetch(self, table: Val, operands: Sequence[tuple[int, Val]], height: int) -> None:
+        """Fetch rows of operands, by their places in the row table, into the second-level cache."""
+        k = self.k
+        for place, base in operands:
             for row in range(height):
                 offset = k.load(k.offset(table, row * self.rows.row_bytes + 8 * place), I64)
                 for line in range(0, self.width * 4, 64):
@@ -193,7 +229,7 @@ class _Dot:
             offsets = {
                 name: k.load(k.offset(table, row * self.rows.row_bytes + 8 * place), I64)
                 for place, name in enumerate(self.tabled)
-                if place > 0
+                if place >= _PLACE_OF_C
             }
             target = k.offset(c, offsets["c"])
             for v, total in enumerate(line):
