@@ -12,7 +12,7 @@ from benchmarks.equality import Agreement, compare
 from benchmarks.flops import FlopCounter
 from benchmarks.models import BenchmarkModel, Dims, case_name, model_path
 from benchmarks.results import CaseResult, Latency, Limits, Loading
-from benchmarks.turns import Pace, Times, take_turns
+from benchmarks.turns import Pace, Steadiness, Times, take_turns
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,16 @@ class Plan:
 
 
 def compare_engines(
-    plan: Plan, probe: Callable[[], float], report: Callable[[str], None]
+    plan: Plan,
+    probe: Callable[[], float],
+    report: Callable[[str], None],
+    steadiness: Steadiness | None = None,
 ) -> Generator[CaseResult | Loading]:
     """Yield results as they arrive.
 
-    `probe` gives the speed of one core now, in GFLOP/s; `report` is told what is being done.
+    `probe` gives the speed of one core now, in GFLOP/s; `report` is told what is being done. With
+    `steadiness` the machine is probed around every block, and a case's speed is the best that the
+    least lucky engine met.
     """
     for model in plan.models:
         counts = [threads for threads in plan.threads if plan.missing(model, threads)]
@@ -53,7 +58,9 @@ def compare_engines(
         path = model_path(model, plan.cache / "models")
         counter = FlopCounter(path)
         for threads in counts:
-            yield from _with_threads(plan, probe, report, model, path, counter, threads)
+            yield from _with_threads(
+                *(plan, probe, report, model, path, counter, threads), steadiness=steadiness
+            )
 
 
 def with_peak_shares(case: CaseResult, limits: Limits, isa: str | None) -> CaseResult:
@@ -76,6 +83,7 @@ def _with_threads(
     path: Path,
     counter: FlopCounter,
     threads: int,
+    steadiness: Steadiness | None,
 ) -> Generator[CaseResult | Loading]:
     with ExitStack() as stack:
         entrants = []
@@ -98,9 +106,13 @@ def _with_threads(
             report(f"{model.title}, {threads} threads, {case_name(dims)}: measuring")
             agreements = _agreements(entrants, dims)
             taking_part = [entrant for entrant in entrants if entrant.failure is None]
-            before = probe()
-            times = take_turns(taking_part, plan.pace)
-            speed = min(before, probe())
+            if steadiness is None:
+                before = probe()
+                times = take_turns(taking_part, plan.pace)
+                speed = min(before, probe())
+            else:
+                times = take_turns(taking_part, plan.pace, steadiness=steadiness)
+                speed = min((max(t.speeds) for t in times.values() if t.speeds), default=0.0)
             operations = counter.count(dims)
             yield CaseResult(
                 model=model.name,

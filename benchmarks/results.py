@@ -117,7 +117,8 @@ class CaseResult(Record):
     threads: int
     gflop: float = Field(description="1e9 operations of dot products, counted directly")
     core_speed: float = Field(
-        description="fp32 GFLOP/s of one core just before or just after, whichever is lower"
+        description="fp32 GFLOP/s of one core just before or just after, whichever is lower; where "
+        "every block was probed, the best such speed that the least lucky engine met"
     )
     latencies: list[Latency]
 

@@ -70,11 +70,18 @@ class Meter:
 
         A neighbour on the same physical core does not show in the load average, but here.
         """
+        return self._fp32(usable_cpus()[:1])
+
+    def fp32_cores(self) -> float:
+        """GFLOP/s of a core now, in the mean of all usable ones at once."""
+        return self._fp32(usable_cpus()) / len(usable_cpus())
+
+    def _fp32(self, cpus: Sequence[int]) -> float:
         if self._probe is None:
             sets = [isa for isa in available(host_features()) if isa.kind == "fp32"]
             self._probe = sets[-1], CompiledLoop(sets[-1].loop(), _TARGET_CPU, sets[-1].features)
         isa, loop = self._probe
-        return _rate(loop, lambda: _operands(isa), usable_cpus()[:1], QUICK)
+        return _rate(loop, lambda: _operands(isa), cpus, QUICK)
 
 
 def working_sets(levels: Sequence[Cache], cpus: int) -> list[tuple[str, int]]:

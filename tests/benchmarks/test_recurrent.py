@@ -8,7 +8,14 @@ from benchmarks import tables, turns
 from benchmarks.comparison import Plan
 from benchmarks.models import LAYERS, case_name, find
 from benchmarks.models.recurrent import recurrent_weight_bytes
-from benchmarks.recurrent import earlier, markdown, show_groups, show_missing
+from benchmarks.recurrent import (
+    again,
+    earlier,
+    markdown,
+    show_groups,
+    show_missing,
+    steadier,
+)
 from benchmarks.recurrent_chart import draw_steps
 from benchmarks.results import CaseResult, PeersReport
 from tests.benchmarks import samples
@@ -102,3 +109,12 @@ def test_results_of_other_code_are_not_added_to(tmp_path: Path) -> None:
         earlier(path, other)
     with pytest.raises(typer.BadParameter, match="--json"):
         earlier(None, other)
+
+
+def test_the_steadier_of_two_results_counts_whatever_it_found() -> None:
+    steady = report().cases[0]
+    slow = steady.model_copy(update={"core_speed": steady.core_speed / 2, "latencies": []})
+    other = report().cases[1]
+    assert again([steady, slow, other]) == [slow]
+    assert steadier([slow, other, steady]) == [steady, other]
+    assert steadier([steady, other, slow]) == [steady, other]

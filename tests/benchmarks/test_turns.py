@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.remote import RemoteError
-from benchmarks.turns import Pace, take_turns
+from benchmarks.turns import Pace, Steadiness, take_turns
 
 PACE = Pace(rounds=3, block_seconds=1.0, pause_seconds=0.05, max_calls=50)
 
@@ -65,3 +67,45 @@ def test_one_that_fails_drops_out_and_keeps_what_it_had(fails_at):
 
 def test_nobody_is_a_field_too():
     assert take_turns([], PACE, Clock().sleep) == {}
+
+
+class Machine:
+    """A probe whose speed follows a script; the last one stays."""
+
+    def __init__(self, speeds):
+        self.speeds = list(speeds)
+
+    def __call__(self):
+        return self.speeds.pop(0) if len(self.speeds) > 1 else self.speeds[0]
+
+
+STEADY = replace(PACE, rounds=2, most_rounds=6, steady_blocks=2)
+
+
+def test_a_steady_machine_needs_no_more_rounds():
+    clock = Clock()
+    machine = Steadiness(Machine([100.0]), 0.93)
+    contenders = [Fake(name, clock, 0.1) for name in "ab"]
+    times = take_turns(contenders, STEADY, clock.sleep, machine, lambda: clock.now)
+    assert [len(each.speeds) for each in times.values()] == [2, 2]
+    assert clock.log[:5] == ["pause", "a", "pause", "b", "pause"], "spinning ends before a probe"
+
+
+def test_rounds_go_on_until_everybody_met_the_full_speed():
+    clock = Clock()
+    # Around the four blocks of two rounds, only the second contender's are at full speed.
+    machine = Steadiness(Machine([100.0, 50.0, 100.0, 100.0, 50.0, 100.0]), 0.93)
+    contenders = [Fake(name, clock, 0.1) for name in "ab"]
+    times = take_turns(contenders, STEADY, clock.sleep, machine, lambda: clock.now)
+    full = [sum(map(machine.full, each.speeds)) for each in times.values()]
+    assert min(full) == 2
+    assert len({len(each.speeds) for each in times.values()}) == 1, "everybody has every round"
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(1e9, 6), (0.0, 2), (2.5, 3)])
+def test_a_machine_that_stays_slow_ends_a_case(seconds, rounds):
+    clock = Clock()
+    machine = Steadiness(Machine([100.0, 50.0]), 0.93)
+    pace = replace(STEADY, case_seconds=seconds)
+    times = take_turns([Fake("a", clock, 0.1)], pace, clock.sleep, machine, lambda: clock.now)
+    assert times["a"].speeds == [50.0] * rounds
