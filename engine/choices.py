@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
+from engine.codegen.kernel import KernelSpec
+from engine.plan.lower.minimal_filtering import DIRECT, algorithm
 from engine.profile import profile
 from engine.session import Session
 
-_CHOSEN_BY: Final = {"winograd": 0, "dot": 1}
-"""Which candidate of a convolution a kernel family carries out."""
+
+def _algorithm(spec: KernelSpec) -> str:
+    """Name of the candidate of a convolution that a kernel carries out; empty for other kernels."""
+    if spec.family == "winograd":
+        return algorithm(spec.options["outputs"])
+    return DIRECT if spec.family == "dot" else ""
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,11 @@ def shaped_calls(session: Session, inputs: Mapping[str, Any], rounds: int = 10) 
         for label, candidates in program.choices
     }
     calls = []
-    for time, cost in zip(times, predicted, strict=True):
-        alternatives = choices.get(time.node, ()) if time.kernel in _CHOSEN_BY else ()
-        chosen = ""
-        if alternatives:
-            chosen = alternatives[_CHOSEN_BY[time.kernel]].name
+    for time, cost, step in zip(times, predicted, program.steps, strict=True):
+        chosen = _algorithm(step.spec)
+        alternatives = choices.get(time.node, ()) if chosen else ()
+        if not alternatives:
+            chosen = ""
         calls.append(
             ShapedCall(
                 time.node,

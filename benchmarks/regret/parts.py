@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import engine
 from benchmarks.regret.choice import (
     Choice,
+    Inputs,
     convolution,
     forced,
     image,
@@ -16,15 +18,17 @@ from benchmarks.regret.choice import (
     least_seconds,
     representatives,
 )
+from engine.choices import shaped_calls
 from engine.codegen.target import select
+from engine.kernels.winograd import OUTPUTS
 from engine.plan import dot_call
 from engine.plan.lower import convolution as lowering
-from engine.plan.lower.minimal_filtering import Filtering, minimal_filtering
+from engine.plan.lower.minimal_filtering import DIRECT, Filtering, algorithm, filterings
 from engine.plan.tensor import ONE, ZERO
 from engine.tuner import ITEMS_PER_THREAD, ROW_BLOCKS, product_model
 from engine.tuning import Tuning, read_tuning
 
-CHANNELS = (16, 32, 64, 128, 256, 512)
+CHANNELS = (8, 16, 32, 64, 128, 256, 512)
 SIDES = (7, 10, 14, 20, 28, 56, 112, 224)
 LARGEST_FLOPS = 4e9
 ROWS = (1, 8, 32, 128, 512, 2048)
@@ -59,17 +63,30 @@ def sides(channels: int, outputs: int) -> list[int]:
     return [side for side in SIDES if 18.0 * channels * outputs * side**2 <= LARGEST_FLOPS]
 
 
+def always(size: int) -> Callable[..., list[Filtering]]:
+    """In place of `filterings`: tiles of `size` pixels per axis, whatever they cost."""
+
+    def found(*arguments: Any) -> list[Filtering]:
+        return [replace(each, pays=ONE) for each in filterings(*arguments[:4], (size,))]
+
+    return found
+
+
+def _chosen(session: engine.Session, inputs: Inputs) -> str:
+    """The algorithm of the convolution that has work at the shapes of `inputs`."""
+    return next(
+        call.chosen for call in shaped_calls(session, inputs, 1) if call.items and call.chosen
+    )
+
+
 def filtering(setup: Setup) -> Iterator[Choice]:
     """Minimal filtering (Winograd) or the direct sum (implicit GEMM) for 3x3 convolutions."""
-
-    def always(*arguments: object) -> Filtering:
-        return replace(minimal_filtering(*arguments), pays=ONE)  # type: ignore[arg-type]
-
     for channels, outputs in pairs()[:: 5 if setup.quick else 1]:
         model = convolution(outputs, channels, 3)
-        with forced(lowering, "minimal_filtering", always):
-            filtered = setup.load(model)
-        sessions = {"filtered": filtered, "direct": setup.load(model, winograd=False)}
+        sessions = {DIRECT: setup.load(model, winograd=False)}
+        for size in OUTPUTS:
+            with forced(lowering, "filterings", always(size)):
+                sessions[algorithm(size)] = setup.load(model)
         free = setup.load(model)
         for side in sides(channels, outputs)[:: 4 if setup.quick else 1]:
             inputs = image(channels, side)
@@ -77,7 +94,7 @@ def filtering(setup: Setup) -> Iterator[Choice]:
                 part="filtering",
                 case=f"{channels} to {outputs} channels, side {side}",
                 seconds=least_seconds(sessions, inputs, setup.rounds),
-                chosen="filtered" if "winograd" in kernels_run(free, inputs) else "direct",
+                chosen=_chosen(free, inputs),
             )
 
 

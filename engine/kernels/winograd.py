@@ -1,19 +1,21 @@
-"""Winograd convolution F(4x4, 3x3), channels-last, stride 1, in float32.
+"""Winograd convolution F(4x4, 3x3) and F(2x2, 3x3), channels-last, stride 1, in float32.
 
 A work item takes a block of output tiles of 4x4 pixels through three phases in its own scratch, so
 that nothing but input and output pixels travels through memory: transform the 6x6 input patches to
 36 matrices V [tiles, C]; multiply each by its matrix U [C, O] of transformed filters, packed in
 panels as for the dot kernel; transform the 36 products back to 4x4 pixels, epilogue included. A
-quarter of the multiplications of the direct sum is left (Lavin and Gray, arXiv 1509.09308).
+quarter of the multiplications of the direct sum is left (Lavin and Gray, arXiv 1509.09308). With
+tiles of 2x2 pixels, patches of 4x4 and 16 matrices it is 4/9, from less than half the weights.
 
 The input carries a zero halo that reaches as far as the last, partly unused tiles do. Each output
 is computed in an order that depends on C alone: blocking and threads do not change bytes.
 
-Work items are (block of tiles, block of panels); strides are in bytes:
+Options: ``outputs``, pixels per tile and axis (4 or 2); ``vectors`` and the epilogue as for the dot
+kernel. Work items are (block of tiles, block of panels); strides are in bytes:
 
 - ``tiles, tiles_h, tiles_w``: tiles in all, per image column and row; ``height, width``: of y;
 - ``c, n``: input and output channels; ``row``: bytes of a row of V; ``panel, matrix``: bytes of a
-  panel and of one of the 36 packed matrices;
+  panel and of one of the packed matrices;
 - ``m_block, n_block, m_items, n_items``: tiles and panels per item, numbers of blocks.
 """
 
@@ -27,15 +29,18 @@ from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val, Variable
 from engine.codegen.expression import Expr, emit
 from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.target import Target
-from engine.kernels.tile import multiply, zeros
+from engine.kernels.tile import UNROLL, multiply, zeros
 
-OUTPUTS: Final = 4
-"""Pixels per tile and axis."""
+TAPS: Final = 3
+"""Taps of the window per axis."""
 
-PATCH: Final = 6
-"""Input pixels per tile and axis."""
+OUTPUTS: Final = (4, 2)
+"""Pixels per tile and axis of every variant."""
 
-POSITIONS: Final = PATCH * PATCH
+
+def patch(outputs: int) -> int:
+    """Input pixels per tile and axis; its square is the number of matrices."""
+    return outputs + TAPS - 1
 
 
 def layout(options: Options) -> Layout:
@@ -49,14 +54,20 @@ def layout(options: Options) -> Layout:
     return Layout.of(tensors=" ".join(["x", "u", "y", *extras]), ints=" ".join(ints))
 
 
-def spec(vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None) -> KernelSpec:
-    """Winograd kernel for panels of `vectors` vectors; the rest as for the dot kernel."""
+def spec(
+    outputs: int, vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None
+) -> KernelSpec:
+    """Kernel for tiles of `outputs` pixels per axis; the rest as for the dot kernel."""
     stored = None if epilogue is None else epilogue.to_json()
-    return KernelSpec.of("winograd", vectors=vectors, inputs=list(inputs), epilogue=stored)
+    return KernelSpec.of(
+        "winograd", outputs=outputs, vectors=vectors, inputs=list(inputs), epilogue=stored
+    )
 
 
 def transform_inputs(k: KernelBuilder, d: Sequence[Val]) -> list[Val]:
-    """``Bᵀ d`` of `cook_toom.transforms` (4, 3) in 14 operations, by what its rows share."""
+    """``Bᵀ d`` of `cook_toom.transforms`, by what its rows share: 14 operations for (4, 3)."""
+    if len(d) == patch(2):
+        return [d[2] - d[0], d[1] + d[2], d[2] - d[1], d[3] - d[1]]
     v, w = d[4] - d[2], d[3] - d[1]
     even, odd = _add(k, v, d[3], 1.5), _add(k, w, d[2], 1.5)
     return [
@@ -70,8 +81,10 @@ def transform_inputs(k: KernelBuilder, d: Sequence[Val]) -> list[Val]:
 
 
 def transform_products(k: KernelBuilder, p: Sequence[Val]) -> list[Val]:
-    """``Aᵀ p`` of `cook_toom.transforms` (4, 3) in 12 operations, by what its rows share."""
+    """``Aᵀ p`` of `cook_toom.transforms`, by what its rows share: 12 operations for (4, 3)."""
     total, difference = p[1] + p[2], p[1] - p[2]
+    if len(p) == patch(2):
+        return [p[0] + total, difference + p[3]]
     return [
         p[0] + total + (p[3] + p[4]),
         _add(k, _add(k, difference, p[3], 0.5), p[4], -2.0),
@@ -88,6 +101,9 @@ def _add(k: KernelBuilder, total: Val, value: Val, factor: float) -> Val:
 class _Winograd:
     def __init__(self, k: KernelBuilder, options: Options) -> None:
         self.k = k
+        self.outputs: int = options["outputs"]
+        self.size = patch(self.outputs)
+        self.positions = self.size**2
         self.vectors: int = options["vectors"]
         self.inputs: list[str] = options["inputs"]
         stored = options["epilogue"]
@@ -123,33 +139,42 @@ class _Winograd:
     ) -> None:
         k = self.k
         half: list[list[Val]] = []
-        for j in range(PATCH):
-            column = [self._load(k.offset(x, x_h * i + x_w * j), mask) for i in range(PATCH)]
+        for j in range(self.size):
+            column = [self._load(k.offset(x, x_h * i + x_w * j), mask) for i in range(self.size)]
             half.append(transform_inputs(k, column))
-        for i in range(PATCH):
-            line = [half[j][i] for j in range(PATCH)]
+        for i in range(self.size):
+            line = [half[j][i] for j in range(self.size)]
             for j, value in enumerate(transform_inputs(k, line)):
-                k.store(value, k.offset(v, plane * (i * PATCH + j)))
+                k.store(value, k.offset(v, plane * (i * self.size + j)))
 
     def _load(self, at: Val, mask: Val | None) -> Val:
         if mask is None:
             return self.k.load(at, self.vector)
         return self.k.masked_load(at, mask, self.vector)
 
-    # -- phase 2: a (first row of V), row bytes, panel, product, product row bytes, depth ---------
+    # -- phase 2: a (first row of V), row bytes, panel, product, product row bytes, depth, ahead --
 
     def _multiply(self, height: int) -> Any:
         k = self.k
-        function = k.local_function(f"multiply_{height}", [PTR, I64, PTR, PTR, I64, I64])
-        with k.within(function) as (a, row, b, product, product_row, depth):
+        function = k.local_function(f"multiply_{height}", [PTR, I64, PTR, PTR, I64, I64, PTR])
+        with k.within(function) as (a, row, b, product, product_row, depth, ahead):
             sums = zeros(k, height, self.vectors)
-            multiply(k, a, row, k.variable(b), depth, sums, k.variable(b), k.const(1024))
+            panel, fetched, near = k.variable(b), k.variable(ahead), k.const(1024)
+            multiply(k, a, row, panel, depth, sums, fetched, near, self._lines(height))
             for i in range(height):
                 for v in range(self.vectors):
                     at = k.offset(product, product_row * i + v * self.lanes * 4)
                     k.store(sums[i][v].get(), at)
             k.ret(0)
         return function
+
+    def _lines(self, height: int) -> int:
+        """Cache lines that a tile of so many rows fetches ahead per `UNROLL` steps.
+
+        Three tiles of the full height, or two lower ones, fetch a whole panel.
+        """
+        panel: int = UNROLL * self.width * 4 // 64
+        return -(-panel // (3 if height == self.ladder[0] else 2))
 
     # -- phase 3: words, products (tile and column), plane, y, rows and columns left, columns of n
 
@@ -179,10 +204,10 @@ class _Winograd:
     ) -> None:
         k = self.k
         half: list[list[Val]] = []
-        for j in range(PATCH):
+        for j in range(self.size):
             column = [
-                k.load(k.offset(product, plane * (i * PATCH + j)), self.vector)
-                for i in range(PATCH)
+                k.load(k.offset(product, plane * (i * self.size + j)), self.vector)
+                for i in range(self.size)
             ]
             half.append(transform_products(k, column))
         shared = {
@@ -192,8 +217,8 @@ class _Winograd:
             for i, (base, access) in enumerate(zip(inputs, self.inputs, strict=True))
             if access != "tile"
         }
-        for i in range(OUTPUTS):
-            line = [half[j][i] for j in range(PATCH)]
+        for i in range(self.outputs):
+            line = [half[j][i] for j in range(self.size)]
             values = transform_products(k, line)
             with k.when(rows > i):
                 for j, value in enumerate(values):
@@ -237,7 +262,7 @@ class _Winograd:
         rows = m_block + self.ladder[0]
         plane = rows * row
         v = k.scratch()
-        product = k.offset(v, plane * POSITIONS)
+        product = k.offset(v, plane * self.positions)
         product_row = n_block * (self.width * 4) + 64
         product_plane = rows * product_row
         panels = (n + (self.width - 1)) // self.width
@@ -251,7 +276,7 @@ class _Winograd:
                 filled.set(block)
             panel0 = panel_item * n_block
             panel1 = k.minimum(panel0 + n_block, panels)
-            with k.loop(0, POSITIONS) as position:
+            with k.loop(0, self.positions) as position:
                 a = k.offset(v, position * plane)
                 target = k.offset(product, position * product_plane)
                 self._product(bases["u"], a, target, product_row, position, panel0, panel1, count)
@@ -263,7 +288,7 @@ class _Winograd:
         k = self.k
         tiles_h, tiles_w = k.ints("tiles_h tiles_w")
         line, column = tile // tiles_w, tile % tiles_w
-        return line // tiles_h, line % tiles_h * OUTPUTS, column * OUTPUTS
+        return line // tiles_h, line % tiles_h * self.outputs, column * self.outputs
 
     def _fill(self, x: Val, v: Val, tile0: Val, count: Val, plane: Val) -> None:
         k = self.k
@@ -292,13 +317,29 @@ class _Winograd:
         c, row, panel_bytes, matrix = k.ints("c row panel matrix")
         with k.loop(panel0, panel1) as panel:
             b = k.offset(u, position * matrix + panel * panel_bytes)
+            # What is read next: the panel behind, or the first one of the next position.
+            behind = (panel + 1 < panel1) | (position.equals(self.positions - 1))
+            jump = matrix - (panel - panel0) * panel_bytes
+            start = k.offset(b, k.select(behind, panel_bytes, jump))
+            fetched = k.variable(start)
+            stop = k.offset(start, panel_bytes)
             column = k.offset(target, (panel - panel0) * (self.width * 4))
             at = k.variable(k.const(0))
 
-            def multiply(height: int, b: Val = b, column: Val = column, at: Variable = at) -> None:
+            def multiply(
+                height: int,
+                b: Val = b,
+                column: Val = column,
+                at: Variable = at,
+                fetched: Variable = fetched,
+                stop: Val = stop,
+            ) -> None:
                 first = k.offset(a, at.get() * row)
                 place = k.offset(column, at.get() * product_row)
-                k.call(self.multiply[height], (first, row, b, place, product_row, c))
+                # Enough is fetched: what is in use anyway.
+                ahead = k.select(fetched.get() < stop, fetched.get(), b)
+                k.call(self.multiply[height], (first, row, b, place, product_row, c, ahead))
+                fetched.add(c // UNROLL * (self._lines(height) * 64))
                 at.add(height)
 
             with k.while_(lambda at=at: at.get() < count):  # type: ignore[misc]
@@ -368,7 +409,7 @@ def _build(symbol: str, target: Target, options: Options) -> str:
 
 
 WINOGRAD = register(
-    Family("winograd", "3x3 convolution by minimal filtering F(4x4, 3x3)", layout, _build)
+    Family("winograd", "3x3 convolution by minimal filtering F(4x4) or F(2x2)", layout, _build)
 )
 
-__all__ = ["OUTPUTS", "PATCH", "POSITIONS", "WINOGRAD", "layout", "spec"]
+__all__ = ["OUTPUTS", "WINOGRAD", "layout", "patch", "spec"]

@@ -49,12 +49,7 @@ def test_an_algorithm_can_be_forced(tmp_path: Path) -> None:
     model = parts.convolution(16, 16, 3)
     inputs = image(16, 5)
     assert "winograd" not in kernels_run(engine.load(model, 1, cache_dir=tmp_path), inputs)
-    real = parts.minimal_filtering
-
-    def always(*arguments: object) -> parts.Filtering:
-        return parts.replace(real(*arguments), pays=parts.ONE)  # type: ignore[arg-type]
-
-    with forced(parts.lowering, "minimal_filtering", always):
+    with forced(parts.lowering, "filterings", parts.always(2)):
         filtered = engine.load(model, 1, cache_dir=tmp_path)
     assert "winograd" in kernels_run(filtered, inputs)
     assert "winograd" not in kernels_run(engine.load(model, 1, cache_dir=tmp_path), inputs)

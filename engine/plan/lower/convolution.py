@@ -21,7 +21,7 @@ from engine.kernels import depthwise
 from engine.kernels.winograd import OUTPUTS
 from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
 from engine.plan.lower.dot import epilogue_of, pack_computed
-from engine.plan.lower.minimal_filtering import may_filter, minimal_filtering
+from engine.plan.lower.minimal_filtering import direct_sum, filterings, may_filter
 from engine.plan.lower.pooling import Window, window_of
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
 from engine.plan.packing import pack, pad_columns, panel_vectors
@@ -65,7 +65,7 @@ def reach_of(node: Node) -> Halo:
     halo = halo_of(node)
     if not may_filter(node):
         return halo
-    extra = OUTPUTS - 1
+    extra = max(OUTPUTS) - 1
     return tuple((a, b + extra if 0 < i < len(halo) - 1 else b) for i, (a, b) in enumerate(halo))
 
 
@@ -135,18 +135,25 @@ def _choose(
     extras: list[tuple[str, Tensor]],
 ) -> None:
     """Winograd or the direct sum, by the cost of one image; at bind where its size is dynamic."""
-    filtered = minimal_filtering(g.x, g.y, weight, extras)
-    fits = filtered.pays != ZERO and filtered.fits(low)
-    filtered.offer(low, fits=fits or filtered.pays == ZERO)
-    if not fits:
-        _dense(low, g, weight, 1, epilogue, extras)
-        return
-    filtered.emit(low, epilogue)
-    if filtered.pays != ONE:
+    tried = filterings(g.x, g.y, weight, extras)
+    candidates = []
+    left = ONE
+    while tried:
+        filtered, *tried = tried
+        fits = filtered.pays == ZERO or filtered.fits(low)
+        candidates.append(filtered.candidate(low, fits=fits))
+        if not fits:
+            smaller = tuple(other.size for other in tried)
+            tried = filterings(g.x, g.y, weight, extras, smaller)
+        elif filtered.pays != ZERO:
+            filtered.emit(low, epilogue)
+            left = left - filtered.pays
+    low.offer(*candidates, direct_sum(filtered, low))
+    if left != ZERO:
         first = len(low.calls)
         _dense(low, g, weight, 1, epilogue, extras)
         for call in low.calls[first:]:
-            call.items = call.items * (ONE - filtered.pays)
+            call.items = call.items * left
 
 
 def _extra(low: Lowering, access: str, value: Value) -> Tensor:

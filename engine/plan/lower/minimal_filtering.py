@@ -2,6 +2,9 @@
 
 The choice is part of the arithmetic plan, because it decides how sums round: it follows from the
 size of one image, the channels and the constants below, never from batch, threads or measurement.
+Tiles of 4x4 pixels save most multiplications, but their filters are four times those of the direct
+sum; where an image is so small that fetching them would take longest, tiles of 2x2 pixels are
+a candidate, too.
 """
 
 from __future__ import annotations
@@ -16,20 +19,29 @@ from engine.graph.dims import Dim, ceildiv, maximum, minimum
 from engine.graph.ir import Node, Value
 from engine.kernels import winograd
 from engine.kernels.cook_toom import transforms
-from engine.kernels.winograd import OUTPUTS, POSITIONS
+from engine.kernels.winograd import OUTPUTS, TAPS, patch
 from engine.plan.lowering import Candidate, Lowering
 from engine.plan.packing import FloatArray, packing, panel_vectors, panels_of
 from engine.plan.tensor import ONE, Tensor
 
-COST_VERSION: Final = 2
+COST_VERSION: Final = 3
 """Version of the constants below; raise it when one changes, since bytes may then."""
 
-_LEAST_CHANNELS: Final = 16
+DIRECT: Final = "direct sum"
+"""Name of the algorithm that filtering is compared with."""
 
-_PATCH_COST: Final = 400
-_BACK_COST: Final = 350
+_LEAST_CHANNELS: Final = 8
+"""Half a vector of channels is still faster: on one core of a Cascade Lake Xeon 10 to 16 channels
+at 540 x 960 pixels take 14.9 ms instead of 28.6, 8 to 8 channels 0.88 times as long."""
+
+_PATCH_COST: Final = {4: 400, 2: 180}
+_BACK_COST: Final = {4: 350, 2: 160}
 """Operations per channel of transforming one patch, and one tile of products back, counted in
-multiply-adds of the direct sum (the operations of `winograd`'s two transforms, loads included)."""
+multiply-adds of the direct sum (the operations of `winograd`'s two transforms, loads included), by
+pixels per tile and axis."""
+
+_HEAVY: Final = 16 << 20
+"""Bytes of filters for 4x4 pixels above which 2x2 pixels are a candidate."""
 
 _STREAM_TILES: Final = ((5 << 18, 8), (5 << 20, 11))
 _LONGEST_STREAM: Final = 16
@@ -39,7 +51,7 @@ come from the second-level cache, and a register tile of fewer rows than that is
 last-level cache gives some 4 bytes a cycle: 36·C·O·4 bytes against 36·C·O multiply-adds at 16 a
 cycle. Fitted to images of 7 x 7 pixels, four tiles (`python -m benchmarks.regret`)."""
 
-_BLOCK: Final = 48
+_BLOCK: Final = {4: 48, 2: 96}
 """Tiles per work item: the filters are streamed once per block."""
 
 _PRODUCT_BYTES: Final = 16 << 20
@@ -61,11 +73,13 @@ def may_filter(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Filtering:
-    """One convolution by minimal filtering; `pays` is 1 where it beats the direct sum, else 0.
+    """One convolution by minimal filtering; `pays` is 1 where it beats all else, otherwise 0.
 
-    `cost` and `direct` are multiply-adds of one image, or what takes as long.
+    `size` are pixels per tile and axis, `cost` and `direct` multiply-adds of one image, or what
+    takes as long.
     """
 
+    size: int
     x: Tensor
     y: Tensor
     weight: Value
@@ -74,14 +88,15 @@ class Filtering:
     cost: Dim
     direct: Dim
 
-    def offer(self, low: Lowering, *, fits: bool) -> None:
-        """Tell `explain` of this choice."""
-        speed = 4 * low.target.lanes()
+    @property
+    def positions(self) -> int:
+        """Elements of a patch, and matrices of transformed filters."""
+        return patch(self.size) ** 2
+
+    def candidate(self, low: Lowering, *, fits: bool) -> Candidate:
+        """What `explain` tells of it."""
         note = "" if fits else "no memory left for its filters"
-        low.offer(
-            Candidate("minimal filtering F(4x4, 3x3)", self.cost // speed, note),
-            Candidate("direct sum", self.direct // speed),
-        )
+        return Candidate(algorithm(self.size), self.cost // _speed(low), note)
 
     def fits(self, low: Lowering) -> bool:
         """Take memory for the transformed filters, unless too little is left."""
@@ -89,7 +104,7 @@ class Filtering:
         outputs, channels = self.weight.data.shape[:2]
         width = panel_vectors(outputs, low.target) * low.target.lanes()
         panels = -(-outputs // width)
-        return low.spare.take(POSITIONS * panels * channels * width * 4)
+        return low.spare.take(self.positions * panels * channels * width * 4)
 
     def emit(self, low: Lowering, epilogue: Expr | None) -> None:
         """Pack the transformed filters and emit the call."""
@@ -98,20 +113,21 @@ class Filtering:
         vectors = panel_vectors(outputs, low.target)
         lanes = low.target.lanes()
         width = vectors * lanes
-        packed = _pack_filters(np.asarray(self.weight.data), width)
+        packed = _pack_filters(np.asarray(self.weight.data), self.size, width)
         u = low.constant(packed, f"{self.weight.name}.winograd")
+        block = _BLOCK[self.size]
         panels = packed.shape[1]
-        tiles_h, tiles_w = (ceildiv(size, OUTPUTS) for size in self.y.shape[1:3])
+        tiles_h, tiles_w = (ceildiv(length, self.size) for length in self.y.shape[1:3])
         tiles = self.y.shape[0] * tiles_h * tiles_w
         height = low.target.tile_rows(vectors)
-        blocks = maximum(ceildiv(tiles, _BLOCK), 1)
+        blocks = maximum(ceildiv(tiles, block), 1)
         m_block = maximum(ceildiv(ceildiv(tiles, blocks), height) * height, height)
         m_items = ceildiv(tiles, m_block)
-        most = max(1, _PRODUCT_BYTES // (POSITIONS * (_BLOCK + 16) * width * 4))
+        most = max(1, _PRODUCT_BYTES // (self.positions * (block + 16) * width * 4))
         n_block = maximum(minimum(m_items * panels // (4 * low.threads), min(panels, most)), 1)
         n_items = ceildiv(Dim.of(panels), n_block)
         row = (-(-channels // lanes) * lanes + lanes) * 4
-        scratch = (m_block + height) * POSITIONS * (n_block * (width * 4) + (row + 64))
+        scratch = (m_block + height) * self.positions * (n_block * (width * 4) + (row + 64))
         numbers: dict[str, Dim | int] = {
             "tiles": tiles,
             "tiles_h": tiles_h,
@@ -132,12 +148,12 @@ class Filtering:
         for i, (_, tensor) in enumerate(self.extras):
             tensors[f"e{i}"] = tensor
         accesses = [access for access, _ in self.extras]
-        spec = winograd.spec(vectors, accesses, epilogue)
+        spec = winograd.spec(self.size, vectors, accesses, epilogue)
         for name, tensor in tensors.items():
             if f"{name}_h" in spec.layout.fields:
                 for axis, stride in zip("nhw", tensor.strides, strict=False):
                     numbers[f"{name}_{axis}"] = stride * 4
-        work = m_block * (POSITIONS * channels * width // (4 * lanes)) * n_block
+        work = m_block * (self.positions * channels * width // (4 * lanes)) * n_block
         low.call(
             spec,
             items=m_items * n_items * self.pays,
@@ -149,44 +165,80 @@ class Filtering:
         )
 
 
-def minimal_filtering(
-    x: Tensor, y: Tensor, weight: Value, extras: list[tuple[str, Tensor]]
-) -> Filtering:
-    """Filtering of `x`, which starts at the first padded pixel, into `y`; see `Filtering.pays`."""
+def algorithm(size: int) -> str:
+    """Name of minimal filtering with tiles of `size` pixels per axis."""
+    return f"minimal filtering F({size}x{size}, {TAPS}x{TAPS})"
+
+
+def direct_sum(filtering: Filtering, low: Lowering) -> Candidate:
+    """The other way to compute the convolution of `filtering`."""
+    return Candidate(DIRECT, filtering.direct // _speed(low))
+
+
+def _speed(low: Lowering) -> int:
+    """Rough multiply-adds per ns."""
+    return 4 * low.target.lanes()
+
+
+def filterings(
+    x: Tensor,
+    y: Tensor,
+    weight: Value,
+    extras: list[tuple[str, Tensor]],
+    sizes: tuple[int, ...] = OUTPUTS,
+) -> list[Filtering]:
+    """Filterings of `x`, which starts at the first padded pixel, into `y`, by falling tile size.
+
+    Where several cost the same, the first pays.
+    """
     assert weight.data is not None
     outputs, channels = weight.data.shape[:2]
+    if sizes == OUTPUTS and patch(OUTPUTS[0]) ** 2 * channels * outputs * 4 <= _HEAVY:
+        sizes = OUTPUTS[:1]
     height, width = y.shape[1:3]
-    tiles = ceildiv(height, OUTPUTS) * ceildiv(width, OUTPUTS)
-    direct = height * width * (9 * channels * outputs)
-    products = maximum(tiles, _stream_tiles(channels, outputs)) * (POSITIONS * channels * outputs)
-    moves = tiles * (_PATCH_COST * channels + _BACK_COST * outputs)
-    cost = products + moves
-    return Filtering(x, y, weight, extras, minimum(direct // cost, ONE), cost, direct)
+    direct = height * width * (TAPS**2 * channels * outputs)
+    costs = [_cost(size, height, width, channels, outputs) for size in sizes]
+    found = []
+    for place, (size, cost) in enumerate(zip(sizes, costs, strict=True)):
+        pays = minimum(direct // cost, ONE)
+        for other in costs[:place]:
+            pays = pays * (ONE - minimum(cost // other, ONE))
+        for other in costs[place + 1 :]:
+            pays = pays * minimum(other // cost, ONE)
+        found.append(Filtering(size, x, y, weight, extras, pays, cost, direct))
+    return found
 
 
-def _stream_tiles(channels: int, outputs: int) -> int:
-    """Least tiles that multiplications are counted for."""
-    size = POSITIONS * channels * outputs * 4
+def _cost(size: int, height: Dim, width: Dim, channels: int, outputs: int) -> Dim:
+    """Multiply-adds of one image in tiles of `size` pixels per axis, or what takes as long."""
+    tiles = ceildiv(height, size) * ceildiv(width, size)
+    weights = patch(size) ** 2 * channels * outputs
+    moves = tiles * (_PATCH_COST[size] * channels + _BACK_COST[size] * outputs)
+    return maximum(tiles, _stream_tiles(weights * 4)) * weights + moves
+
+
+def _stream_tiles(size: int) -> int:
+    """Least tiles that multiplications by filters of `size` bytes are counted for."""
     return next((tiles for limit, tiles in _STREAM_TILES if size <= limit), _LONGEST_STREAM)
 
 
-def _filters_shape(filters: np.ndarray[Any, Any], width: int) -> tuple[int, ...]:
+def _filters_shape(filters: np.ndarray[Any, Any], size: int, width: int) -> tuple[int, ...]:
     outputs, channels = filters.shape[:2]
-    return POSITIONS, max(1, -(-outputs // width)), channels, width
+    return patch(size) ** 2, max(1, -(-outputs // width)), channels, width
 
 
 @packing(_filters_shape)
-def _pack_filters(filters: np.ndarray[Any, Any], width: int) -> FloatArray:
-    """Panels of transformed filters."""
-    return panels_of(_transformed(filters), width)
+def _pack_filters(filters: np.ndarray[Any, Any], size: int, width: int) -> FloatArray:
+    """Panels of filters transformed for tiles of `size` pixels per axis."""
+    return panels_of(_transformed(filters, size), width)
 
 
-def _transformed(weight: FloatArray) -> FloatArray:
-    """``G g Gᵀ`` of filters [O, C, 3, 3] in float64, as 36 matrices [C, O]."""
-    _, filters, _ = transforms(OUTPUTS, 3)
+def _transformed(weight: FloatArray, size: int) -> FloatArray:
+    """``G g Gᵀ`` of filters [O, C, 3, 3] in float64, as matrices [C, O]."""
+    _, filters, _ = transforms(size, TAPS)
     g = np.array([[float(x) for x in row] for row in filters])
     outputs, channels = weight.shape[:2]
-    taps = weight.astype(np.float64).transpose(2, 3, 0, 1).reshape(9, -1)
-    spread = (np.kron(g, g) @ taps).reshape(POSITIONS, outputs, channels)
+    taps = weight.astype(np.float64).transpose(2, 3, 0, 1).reshape(TAPS**2, -1)
+    spread = (np.kron(g, g) @ taps).reshape(patch(size) ** 2, outputs, channels)
     matrices: FloatArray = spread.transpose(0, 2, 1).astype(np.float32)
     return matrices
