@@ -65,6 +65,11 @@ class Settings(BaseModel):
     isa: Literal["baseline", "avx2", "avx512"] | None = Field(
         default=None, description="Use at most this instruction set; default: the best the CPU has."
     )
+    precision: Literal["fp32", "bf16"] | None = Field(
+        default=None,
+        description="In which type products of models multiply whose model.yaml does not say; "
+        "default: fp32.",
+    )
     cache_dir: Path | None = Field(
         default=None, description="Folder of the compiled code; default: the user's cache folder."
     )

@@ -132,13 +132,15 @@ class Catalog:
         channel: Channel,
         *,
         threads: int | None = None,
+        precision: str | None = None,
         on_progress: CatalogProgress | None = None,
     ) -> None:
-        """`threads` is for models whose configuration names none."""
+        """`threads` and `precision` are for models whose configuration names none."""
         self.repository = repository
         self.channel = channel
         self.ready = False
         self._threads = threads
+        self._precision = precision
         self._on_progress = on_progress
         self._models: dict[str, _Model] = {}
         self._generation = 0
@@ -282,7 +284,8 @@ class Catalog:
             if self._on_progress is not None:
                 loop.call_soon_threadsafe(self._on_progress, name, stage, done, total)
 
-        source = ModelSource(path, threads, tuple(config.warmup))
+        precision = config.precision_choice.or_else(self._precision)
+        source = ModelSource(path, threads, tuple(config.warmup), precision)
         description = await self.channel.load(key, source, progress)
         wrong = _wrong_state(config, description)
         if wrong:

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from cluster.errors import RepositoryError
+from cluster.precision import PrecisionChoice
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -38,6 +47,18 @@ class ModelConfig(BaseModel):
         default=None, description="Deadline of a request that does not set one, in seconds."
     )
     threads: PositiveInt | None = Field(default=None, description="Threads of the model's session.")
+    precision: Literal["fp32", "bf16"] | None = Field(
+        default=None,
+        description="In which type products multiply; by default what the server is told.",
+    )
+    fp32_nodes: list[str] = Field(
+        default_factory=list, description="Products that stay in fp32 where the model is in bf16."
+    )
+    bf16_first: NonNegativeInt | None = Field(
+        default=None,
+        description="Only so many products are in bf16, in the order of execution; for finding the "
+        "one that costs accuracy.",
+    )
     versions: Literal["latest", "all"] | list[PositiveInt] = Field(
         default="latest", description="Versions to serve: the highest, all of them, or a list."
     )
@@ -54,6 +75,11 @@ class ModelConfig(BaseModel):
         default_factory=dict,
         description="Largest shape admitted, by input name; larger requests are refused.",
     )
+
+    @property
+    def precision_choice(self) -> PrecisionChoice:
+        """What the model asks of its precision."""
+        return PrecisionChoice(self.precision, tuple(self.fp32_nodes), self.bf16_first)
 
 
 def parse_config(data: Any, source: str) -> ModelConfig:

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from cluster.precision import PrecisionChoice
+
 Tensor = npt.NDArray[Any]
 Tensors = dict[str, Tensor]
 
@@ -86,5 +88,12 @@ class RaggedSession(Protocol):
 class Loader(Protocol):
     """Makes a session out of a model file; blocks while it compiles."""
 
-    def __call__(self, path: Path, *, threads: int | None, progress: LoadProgress) -> Session:
+    def __call__(
+        self,
+        path: Path,
+        *,
+        threads: int | None,
+        progress: LoadProgress,
+        precision: PrecisionChoice,
+    ) -> Session:
         """Load the model; raises `engine.errors.EngineError`."""

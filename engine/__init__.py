@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from engine.io_binding import OrtValue
     from engine.loading import load
+    from engine.precision import Precision
     from engine.runner import progress
     from engine.session import Session
     from engine.specification import Progress, TensorSpec
@@ -31,6 +32,7 @@ _HOMES: Final = {
     "InputError": "engine.errors",
     "ModelError": "engine.errors",
     "OrtValue": "engine.io_binding",
+    "Precision": "engine.precision",
     "Progress": "engine.specification",
     "RunError": "engine.errors",
     "Session": "engine.session",
@@ -66,6 +68,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "OrtValue",
+    "Precision",
     "Progress",
     "RunError",
     "Session",

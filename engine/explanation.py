@@ -36,6 +36,7 @@ class Explanation:
 
     `graph_before` and `graph_after` print the graph one line per node, as read and as run. `ragged`
     tells whether sequences of different lengths run together, `ragged_reason` how, or why not.
+    `precision` says in which type products multiply, and where that is not what was asked for, why.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Explanation:
     graph_after: tuple[str, ...] = ()
     ragged: bool = False
     ragged_reason: str = ""
+    precision: str = "fp32"
 
     @property
     def fallbacks(self) -> tuple[Operation, ...]:

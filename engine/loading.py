@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.plan.options import PlanOptions
 from engine.plan.store import renamed
 from engine.pool import Pool, link
+from engine.precision import Precision
 from engine.runtime.gang import usable
 from engine.session import Session
 from engine.specification import Progress
@@ -29,6 +30,7 @@ def load(
     tuning: Tuning | None = None,
     throughput: bool = False,
     refine: bool = False,
+    precision: str | Precision = "fp32",
 ) -> Session:
     """Load an ONNX model from a file or its bytes.
 
@@ -41,8 +43,10 @@ def load(
     every thread runs rows of a batch, or a caller, of its own instead of sharing each operation
     with the others: more answers per second where batches or callers are many, a longer wait for
     one of a single row; the bytes are the same. With `refine` schedules of the shapes that are
-    asked for most are measured while the engine is idle, see `engine.refiner`. Raises ModelError
-    for a model that cannot be run and CompileError where code cannot be generated.
+    asked for most are measured while the engine is idle, see `engine.refiner`. `precision` is
+    ``fp32``, ``bf16`` or a `Precision` that says for which nodes. Raises ModelError for a model
+    that cannot be run, InputError for a precision it cannot have, and CompileError where code
+    cannot be generated.
     """
 
     def report(stage: str, done: int = 0, total: int = 1) -> None:
@@ -54,7 +58,8 @@ def load(
     pool = Pool.of(isa, folder)
     compiler, workers = pool.compiler, usable(threads)
     count = 1 if throughput else workers
-    options = PlanOptions(winograd, tuning or read_tuning(compiler.target.name, folder))
+    chosen = precision if isinstance(precision, Precision) else Precision.of(precision)
+    options = PlanOptions(winograd, tuning or read_tuning(compiler.target.name, folder), chosen)
     found = identity(source)
     key = pool.plans.key(source, compiler.target, count, options)
     prepared = pool.plans.get(key) if key is not None else None

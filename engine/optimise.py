@@ -21,9 +21,11 @@ from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
 from engine.graph.passes.identities import identities
 from engine.graph.passes.quantization import quantization
+from engine.graph.passes.reduced_precision import Reduction, reduced_precision
 from engine.graph.passes.shared_kernels import shared_kernels
 from engine.graph.passes.siblings import siblings
 from engine.graph.passes.transposes import transposes
+from engine.precision import Precision
 
 BRANCHES = 16
 """Most branches of different rank that are decided, one after the other."""
@@ -40,3 +42,20 @@ def optimise(graph: Graph) -> list[PassReport]:
     reports += run(graph, (fuse_epilogue, fuse_elementwise, few_channels, siblings))
     reports += run(graph, (shared_kernels, dead_code))
     return reports
+
+
+def reduce(graph: Graph, precision: Precision) -> tuple[list[PassReport], Reduction]:
+    """Let products of an optimised model multiply in fewer bits; what became of which.
+
+    Raises InputError where `precision` names a node that is no product.
+    """
+    found = Reduction()
+    if not precision.reduced:
+        return [], found
+
+    def reducing(inner: Graph) -> PassReport:
+        nonlocal found
+        report, found = reduced_precision(inner, precision)
+        return report
+
+    return run(graph, (reducing,)), found

@@ -18,7 +18,7 @@ from engine.graph.ir import AnyArray, Graph, Value, subgraphs
 from engine.graph.passes import PassReport
 from engine.graph.passes.rewrite import all_graphs
 from engine.graph.reader import read
-from engine.optimise import optimise
+from engine.optimise import optimise, reduce
 from engine.plan.explain import Record, explain
 from engine.plan.interpreted import Control, Fallback, every
 from engine.plan.measure import Measure, Requirement
@@ -150,6 +150,12 @@ def _planned(
     record = Record.of(name, graph, target.name, threads)
     axis = batch_axis(graph)
     reports = optimise(graph)
+    try:
+        reduced, reduction = reduce(graph, options.precision)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    reports += reduced
+    record.precision = options.precision.describe(len(reduction.products), len(reduction.changed))
     guards = infer(graph)
     report("planning")
     return _Planned(

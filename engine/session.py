@@ -281,6 +281,11 @@ class Session:
                 self.refine()
 
     @property
+    def precision(self) -> str:
+        """In which type products multiply; where that is not what was asked for, why."""
+        return self._state.explanation.precision
+
+    @property
     def packs_total(self) -> dict[str, int]:
         """How often each weight was packed, by name: 1 after loading, and 1 for each update that
         changed what it is made of."""

@@ -69,6 +69,9 @@ def bench(
         float, typer.Option(min=0.001, help="Length of each engine's block in a round.")
     ] = 0.3,
     isa: options.IsaOption = None,
+    precision: options.PrecisionOption = None,
+    fp32_node: options.Kept = None,
+    bf16_first: options.First = None,
 ) -> None:
     """Measure the latency of a model, alone or against other engines.
 
@@ -83,7 +86,8 @@ def bench(
     if not Path(model).is_file():
         raise UsageError(f"{model}: no such file")
     for count in counts:
-        session = terminal.load(model, count, isa)
+        chosen = options.precision(precision, fp32_node, bf16_first)
+        session = terminal.load(model, count, isa, chosen)
         try:
             arrays = _arrays(session, inputs or (), shape or ())
             runs: dict[str, peers.Run] = {"packhorse": functools.partial(session.run, arrays)}

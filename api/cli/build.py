@@ -10,8 +10,10 @@ import engine
 from api.cli import options, terminal
 from api.cli.cache import Folder
 from api.cli.errors import UsageError
+from cluster.precision import PrecisionChoice
 from cluster.repository import Repository
 from engine import cpu
+from engine.precision import Precision
 
 
 def build(
@@ -31,6 +33,7 @@ def build(
         ),
     ] = None,
     isa: options.IsaOption = None,
+    precision: options.PrecisionOption = None,
     cache_dir: Folder = None,
 ) -> None:
     """Compile and pack models now, so that a later start compiles and packs nothing.
@@ -40,10 +43,10 @@ def build(
     """
     counts = _counts(threads)
     compiled = 0.0
-    for name, path in _models(Path(model)):
+    for name, path, choice in _models(Path(model)):
         for count in counts:
             begin = time.perf_counter()
-            session = _load(path, name, count, isa, cache_dir)
+            session = _load(path, name, count, isa, cache_dir, choice.over(precision))
             stats = session.stats()
             fresh, compiled = stats["kernels_compiled"] - compiled, stats["kernels_compiled"]
             packed = terminal.bytes_text(int(stats["weight_bytes"]))
@@ -58,7 +61,12 @@ def build(
 
 
 def _load(
-    path: Path, name: str, count: int | None, isa: cpu.Isa | None, folder: Path | None
+    path: Path,
+    name: str,
+    count: int | None,
+    isa: cpu.Isa | None,
+    folder: Path | None,
+    precision: Precision,
 ) -> engine.Session:
     stages = terminal.Stages()
     try:
@@ -68,6 +76,7 @@ def _load(
             isa=isa,
             cache_dir=folder,
             progress=lambda step: stages.report(step.stage, step.done, step.total, of=name),
+            precision=precision,
         )
     finally:
         stages.close()
@@ -84,11 +93,13 @@ def _counts(text: str | None) -> list[int | None]:
     return counts
 
 
-def _models(path: Path) -> list[tuple[str, Path]]:
-    """Title and file of every model version to serve under `path`."""
+def _models(path: Path) -> list[tuple[str, Path, PrecisionChoice]]:
+    """Title, file and precision of every model version to serve under `path`."""
     found = []
     for entry in Repository(path).scan().values():
-        for version, file in sorted(entry.wanted(entry.config()).items()):
+        config = entry.config()
+        for version, file in sorted(entry.wanted(config).items()):
             several = len(entry.versions) > 1
-            found.append((f"{entry.name} version {version}" if several else entry.name, file))
+            title = f"{entry.name} version {version}" if several else entry.name
+            found.append((title, file, config.precision_choice))
     return found

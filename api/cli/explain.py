@@ -33,6 +33,9 @@ def explain(
     ] = None,
     threads: options.Threads = None,
     isa: options.IsaOption = None,
+    precision: options.PrecisionOption = None,
+    fp32_node: options.Kept = None,
+    bf16_first: options.First = None,
 ) -> None:
     """Show how a model runs: its passes, a kernel per operation, what falls back and why.
 
@@ -41,7 +44,8 @@ def explain(
 
     Example: packhorse explain digits.onnx
     """
-    session = terminal.load(model, threads, isa)
+    chosen = options.precision(precision, fp32_node, bf16_first)
+    session = terminal.load(model, threads, isa, chosen)
     try:
         if shape:
             _explain_shape(session, shape, json)
@@ -159,6 +163,8 @@ def _print_summary(explanation: Explanation) -> None:
         f"({explanation.isa}, {_threads(explanation.threads)}); "
         f"{terminal.bytes_text(explanation.packed_bytes)} of packed weights"
     )
+    if explanation.precision != "fp32":
+        terminal.output.print(f"precision: {escape(explanation.precision)}")
     share = "share" if explanation.ragged else "do not share"
     terminal.output.print(
         f"sequences of different lengths {share} a run: {escape(explanation.ragged_reason)}"

@@ -46,6 +46,7 @@ def fleet_for(settings: Settings) -> Iterator[Settings]:
         settings.slots,
         secret_file=str(settings.fleet_secret_file) if settings.fleet_secret_file else None,
         isa=settings.isa,
+        precision=settings.precision,
         cache_dir=str(settings.cache_dir) if settings.cache_dir else None,
         refine=settings.refine,
     )

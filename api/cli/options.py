@@ -1,12 +1,14 @@
 """Options that several commands share, and how their texts are read."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from api.cli.errors import UsageError
 from engine import cpu
+from engine.errors import InputError
+from engine.precision import Precision
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)]
 Threads = Annotated[
@@ -29,6 +31,45 @@ IsaOption = Annotated[
         show_default=False,
     ),
 ]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        "--precision",
+        envvar="PACKHORSE_PRECISION",
+        help="In which type products multiply; default: fp32.",
+        show_default=False,
+    ),
+]
+Kept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fp32-node",
+        metavar="NODE",
+        help="A product that stays in fp32 with --precision bf16, as explain names it; repeatable.",
+        show_default=False,
+    ),
+]
+First = Annotated[
+    int | None,
+    typer.Option(
+        "--bf16-first",
+        min=0,
+        metavar="N",
+        help="With --precision bf16, only the first N products, to find the one that costs "
+        "accuracy.",
+        show_default=False,
+    ),
+]
+
+
+def precision(
+    kind: str | None, keep: list[str] | None, first: int | None, emulate: bool = False
+) -> Precision:
+    """The precision that options ask for. Raises UsageError."""
+    try:
+        return Precision.of(kind or "fp32", keep or (), first, emulate)
+    except InputError as error:
+        raise UsageError(str(error)) from None
 
 
 def number(text: str, option: str) -> float:

@@ -51,6 +51,9 @@ def profile(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     isa: options.IsaOption = None,
+    precision: options.PrecisionOption = None,
+    fp32_node: options.Kept = None,
+    bf16_first: options.First = None,
 ) -> None:
     """Time every operation on one thread, beside the limits of the core as measured now.
 
@@ -60,7 +63,8 @@ def profile(
 
     Example: packhorse profile resnet50.onnx --shape image=1x3x224x224
     """
-    session = terminal.load(model, 1, isa)
+    chosen = options.precision(precision, fp32_node, bf16_first)
+    session = terminal.load(model, 1, isa, chosen)
     try:
         inputs = random_inputs(session, parse_shapes(shape or []))
         try:

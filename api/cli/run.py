@@ -72,6 +72,9 @@ def run(
     ] = None,
     threads: options.Threads = None,
     isa: options.IsaOption = None,
+    precision: options.PrecisionOption = None,
+    fp32_node: options.Kept = None,
+    bf16_first: options.First = None,
 ) -> None:
     """Run a model once on files and print its outputs.
 
@@ -89,7 +92,8 @@ def run(
         options.numbers(std, "--std"),
         None if size is None else options.size(size, "--size"),
     )
-    session = terminal.load(model, threads, isa)
+    chosen = options.precision(precision, fp32_node, bf16_first)
+    session = terminal.load(model, threads, isa, chosen)
     try:
         names = [spec.name for spec in session.outputs]
         for name in output or ():

@@ -23,7 +23,7 @@ PANELS = {
         "Server": "model_name host port backlog keep_alive_s exit_on_error",
         "Fleet": "fleet slots directory workers fleet_secret fleet_secret_file heartbeat_s "
         "worker_wait_s shared_memory_bytes",
-        "Engine": "threads isa cache_dir refine",
+        "Engine": "threads isa precision cache_dir refine",
         "Batching": "max_batch_size max_queue pipeline_depth request_timeout_s default_priority "
         "drain_timeout_s",
         "Limits": "max_body_bytes max_buffered_bytes max_json_depth max_elements body_timeout_s",

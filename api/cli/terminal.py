@@ -11,6 +11,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 
 import engine
 from engine import cpu
+from engine.precision import FP32, Precision
 
 PLAIN_WIDTH = 200
 """Columns of tables that go to a file or a pipe."""
@@ -93,15 +94,25 @@ def progress() -> Iterator[Report]:
         stages.close()
 
 
-def load(model: str, threads: int | None = None, isa: cpu.Isa | None = None) -> engine.Session:
-    """`engine.load` with its progress shown."""
+def load(
+    model: str,
+    threads: int | None = None,
+    isa: cpu.Isa | None = None,
+    precision: Precision = FP32,
+) -> engine.Session:
+    """`engine.load` with its progress shown, and what became of the precision where it is not
+    fp32."""
     with progress() as report:
-        return engine.load(
+        session = engine.load(
             model,
             threads,
             isa=isa,
             progress=lambda step: report(step.stage, step.done, step.total),
+            precision=precision,
         )
+    if session.precision != FP32.kind:
+        print_note(f"{session.name}: {session.precision}")
+    return session
 
 
 def bytes_text(size: int) -> str:

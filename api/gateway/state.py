@@ -62,7 +62,11 @@ class Gateway:
         self.settings = settings
         self.channel = channel
         self.catalog = Catalog(
-            repository, channel, threads=settings.threads, on_progress=on_progress
+            repository,
+            channel,
+            threads=settings.threads,
+            precision=settings.precision,
+            on_progress=on_progress,
         )
         self.statistics = Statistics()
         self.scheduler = Scheduler(channel, self.statistics, settings)

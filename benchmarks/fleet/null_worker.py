@@ -16,6 +16,7 @@ import numpy as np
 from cluster.channel.inprocess import InProcessChannel
 from cluster.channel.security import read_secret
 from cluster.discovery import Announcement
+from cluster.precision import PrecisionChoice
 from cluster.session import LoadProgress, Tensor, Tensors
 from cluster.worker.options import EndpointOptions, private_folder
 from cluster.worker.server import EndpointServer
@@ -56,7 +57,9 @@ class NullSession:
         """See `cluster.session.Session`."""
 
 
-def load(path: Path, *, threads: int | None, progress: LoadProgress) -> NullSession:
+def load(
+    path: Path, *, threads: int | None, progress: LoadProgress, precision: PrecisionChoice
+) -> NullSession:
     """See `cluster.session.Loader`."""
     return NullSession()
 

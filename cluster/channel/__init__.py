@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cluster.channel.status import WorkerStatus
 from cluster.description import ModelDescription
+from cluster.precision import UNSPECIFIED, PrecisionChoice
 from cluster.session import LoadProgress, Tensor, Tensors
 
 
@@ -36,6 +37,7 @@ class ModelSource:
     path: Path
     threads: int | None = None
     warmup: tuple[Mapping[str, Sequence[int]], ...] = ()
+    precision: PrecisionChoice = UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from cluster.channel.status import WorkerStatus
 from cluster.containers import with_tensors
 from cluster.description import ModelDescription
 from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavailableError
+from cluster.precision import UNSPECIFIED, PrecisionChoice
 from cluster.ragged import flatten
 from cluster.session import Loader, LoadProgress, RaggedSession, Session, Tensor, Tensors
 from engine.errors import EngineError
@@ -37,7 +38,8 @@ logger = logging.getLogger("packhorse.cluster")
 class EngineLoader:
     """Loads models with the engine, masked to `isa`, keeping compiled code in `cache_dir`.
 
-    With `refine`, schedules are measured while the engine is idle.
+    With `refine`, schedules are measured while the engine is idle. `precision` is for models that
+    name none.
     """
 
     def __init__(
@@ -45,12 +47,21 @@ class EngineLoader:
         isa: Literal["baseline", "avx2", "avx512"] | None = None,
         cache_dir: Path | None = None,
         refine: bool = False,
+        precision: str | None = None,
     ) -> None:
+        self._precision = precision
         self._isa = isa
         self._cache_dir = cache_dir
         self._refine = refine
 
-    def __call__(self, path: Path, *, threads: int | None, progress: LoadProgress) -> Session:
+    def __call__(
+        self,
+        path: Path,
+        *,
+        threads: int | None,
+        progress: LoadProgress,
+        precision: PrecisionChoice = UNSPECIFIED,
+    ) -> Session:
         """Load a model; raises `engine.errors.EngineError`."""
         session = engine.load(
             path,
@@ -59,7 +70,10 @@ class EngineLoader:
             cache_dir=self._cache_dir,
             progress=lambda step: progress(step.stage, step.done, step.total),
             refine=self._refine,
+            precision=precision.over(self._precision),
         )
+        if session.precision != "fp32":
+            logger.warning("%s: %s", path, session.precision)
         return with_tensors(session)
 
 
@@ -114,7 +128,12 @@ class InProcessChannel:
     def _load(self, key: ModelKey, source: ModelSource, progress: LoadProgress) -> Session:
         where = f"model '{key.name}' version {key.version}"
         try:
-            session = self._loader(source.path, threads=source.threads, progress=progress)
+            session = self._loader(
+                source.path,
+                threads=source.threads,
+                progress=progress,
+                precision=source.precision,
+            )
         except ChannelError:
             raise
         except (EngineError, OSError) as error:

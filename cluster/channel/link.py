@@ -190,6 +190,7 @@ class Link:
             "key": list(key),
             "path": str(source.path),
             "threads": source.threads,
+            "precision": source.precision.body(),
             "warmup": [
                 {name: list(shape) for name, shape in sizes.items()} for sizes in source.warmup
             ],

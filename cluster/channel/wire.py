@@ -35,7 +35,7 @@ class Kind(IntEnum):
     HELLO = 1  # gateway: gateway, arena, buffers
     WELCOME = 2  # worker: incarnation, credits, arena, buffers (whether it reads ours)
     REFUSED = 3  # worker: reason
-    LOAD = 4  # gateway: key, path, threads, warmup
+    LOAD = 4  # gateway: key, path, threads, precision, warmup
     PROGRESS = 5  # worker: stage, done, total
     LOADED = 6  # worker: description
     UNLOAD = 7  # gateway: key

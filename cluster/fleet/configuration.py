@@ -86,6 +86,11 @@ class FleetArguments(_Strict):
     isa: Literal["baseline", "avx2", "avx512"] | None = Field(
         default=None, description="Use at most this instruction set."
     )
+    precision: Literal["fp32", "bf16"] | None = Field(
+        default=None,
+        description="In which type products of models multiply whose model.yaml does not say; "
+        "default: fp32.",
+    )
     cache_dir: str | None = Field(default=None, description="Folder of the compiled code.")
     refine: bool = Field(
         default=False,

@@ -25,6 +25,7 @@ from cluster.topology.placement import Placement, place, take_over
 if TYPE_CHECKING:
     from cluster.fleet.directory_client import Announcer
     from cluster.fleet.handover import Predecessor
+    from cluster.precision import PrecisionChoice
     from cluster.session import LoadProgress, Session
     from cluster.topology.tree import Topology
     from cluster.worker.server import EndpointServer
@@ -222,11 +223,15 @@ class FleetWorker:
             arguments.isa,
             Path(arguments.cache_dir) if arguments.cache_dir else None,
             arguments.refine,
+            arguments.precision,
         )
 
-        def load_on_slot(path: Path, *, threads: int | None, progress: LoadProgress) -> Session:
+        def load_on_slot(
+            path: Path, *, threads: int | None, progress: LoadProgress, precision: PrecisionChoice
+        ) -> Session:
             own = placement.slot.threads
-            return load(path, threads=min(threads or own, own), progress=progress)
+            count = min(threads or own, own)
+            return load(path, threads=count, progress=progress, precision=precision)
 
         number = [slot.name for slot in placement.slots].index(placement.slot.name)
         options = EndpointOptions(

@@ -21,6 +21,7 @@ from cluster.discovery import Announcement
 from cluster.errors import ClusterError
 from cluster.repository import Repository
 from cluster.worker.options import EndpointOptions, private_folder
+from engine.precision import KINDS
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -37,6 +38,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--cpus", help="CPUs to run on, such as 0,1 or 0-3")
     add("--threads", type=int, help="threads per model; all of --cpus by default")
     add("--isa", choices=("baseline", "avx2", "avx512"), help="instruction set to use at most")
+    add("--precision", choices=KINDS, help="precision of models whose model.yaml names none")
     add("--cache", type=Path, help="folder of the compiled code")
     add("--refine", action="store_true", help="measure schedules while the engine is idle")
     add("--depth", type=int, default=1, help="batches that run at once")
@@ -80,7 +82,8 @@ async def serve(options: argparse.Namespace) -> None:
         limit_s=options.run_limit,
     )
     channel = InProcessChannel(
-        EngineLoader(options.isa, options.cache, options.refine), depth=options.depth
+        EngineLoader(options.isa, options.cache, options.refine, options.precision),
+        depth=options.depth,
     )
     server = EndpointServer(channel, endpoint_options)
     stop = asyncio.Event()

@@ -11,6 +11,7 @@ from typing import Final
 from cluster.channel import Batch, Channel, ModelKey, ModelSource
 from cluster.description import ModelDescription
 from cluster.errors import LoadError
+from cluster.precision import PrecisionChoice
 from cluster.repository import Repository
 from cluster.session import LoadProgress, Tensors
 
@@ -30,7 +31,7 @@ def identity(source: ModelSource) -> Identity:
     for file in islice(sorted(path.parent.iterdir()), _MOST_FILES):
         status = file.stat()
         files.append((file.name, status.st_ino, status.st_size, status.st_mtime_ns))
-    return (path, source.threads, tuple(files))
+    return (path, source.threads, source.precision, tuple(files))
 
 
 @dataclass(eq=False, slots=True)
@@ -135,6 +136,7 @@ class SharedModels:
                     path,
                     config.threads if config.threads is not None else threads,
                     tuple(config.warmup),
+                    config.precision_choice,
                 )
                 await self.acquire(ModelKey(name, version, 0), source, lambda *step: None)
             names.append(name)
@@ -158,7 +160,9 @@ def _tell(held: HeldModel, stage: str, done: int, total: int) -> None:
         listener(stage, done, total)
 
 
-def source_from(path: str, threads: object, warmup: object) -> ModelSource | None:
+def source_from(
+    path: str, threads: object, warmup: object, precision: object
+) -> ModelSource | None:
     """The source that a message describes, None if it describes none."""
     if not (threads is None or (type(threads) is int and 0 < threads <= 4096)):
         return None
@@ -170,4 +174,5 @@ def source_from(path: str, threads: object, warmup: object) -> ModelSource | Non
         for shape in sizes.values():
             if not isinstance(shape, list) or not all(type(dim) is int for dim in shape):
                 return None
-    return ModelSource(Path(path), threads, tuple(warmup))
+    choice = PrecisionChoice.read(precision)
+    return None if choice is None else ModelSource(Path(path), threads, tuple(warmup), choice)

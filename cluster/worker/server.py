@@ -267,7 +267,7 @@ class EndpointServer:
         body = message.body
         key = wire.model_key(body)
         path = wire.text(body, "path", longest=4096)
-        source = source_from(path, body.get("threads"), body.get("warmup"))
+        source = source_from(path, body.get("threads"), body.get("warmup"), body.get("precision"))
         if source is None or key in session.models or message.id in session.loads:
             raise WireError(f"LOAD of '{key.name}' is not valid")
 

@@ -10,7 +10,8 @@ Dao et al., FlashAttention, 2022, section 3.1), so no score ever leaves the cach
 `f` is an expression of the score (input 0) and of further tensors, each contiguous along the keys
 (access ``c``) or with one value per row (``s``): scale, mask and bias in whatever form a model has
 them. With the option `causal`, query i sees the keys up to i + `past`; blocks that no row sees are
-skipped. Rows whose scores are all -inf give NaN, with the option `guarded` zeros.
+skipped. Rows whose scores are all -inf give NaN, with the option `guarded` zeros. With the option
+`rounded` the exponentials that multiply the values are bfloat16 numbers; their sum is not rounded.
 
 Rows are the queries of the `group` query heads that share a head of keys, so grouped heads pack
 their keys once. A row's bytes depend on `key_block`, which is fixed, and on neither the row block
@@ -26,6 +27,7 @@ from typing import Any, Final
 from engine.codegen.abi import Layout
 from engine.codegen.builder import F32, I64, PTR, TYPES, KernelBuilder, Val, Variable
 from engine.codegen.expression import Expr, emit
+from engine.codegen.halves import narrow, widen
 from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.math import exp_falling
 from engine.codegen.target import Target
@@ -62,6 +64,7 @@ def spec(
     *,
     causal: bool = False,
     guarded: bool = False,
+    rounded: bool = False,
 ) -> KernelSpec:
     """Attention kernel; `value_vectors` is the width in vectors of the panels of packed values."""
     return KernelSpec.of(
@@ -72,6 +75,7 @@ def spec(
         score=None if score is None else score.to_json(),
         causal=causal,
         guarded=guarded,
+        rounded=rounded,
     )
 
 
@@ -100,6 +104,7 @@ class _Attention:
         self.score = None if stored is None else Expr.from_json(stored)
         self.causal: bool = options["causal"]
         self.guarded: bool = options["guarded"]
+        self.rounded: bool = options["rounded"]
         self.widths = widths(target)
         self.tiles = {
             (height, vectors): self._tile(height, vectors)
@@ -445,7 +450,10 @@ class _Attention:
                     at = k.offset(lines[i], part.byte)
                     value = exp_falling(k, k.load(at, self.vector) - shifts[i])
                     value = part.keep(value, 0.0)
-                    k.store(value, at)
+                    factor = value
+                    if self.rounded:
+                        factor = widen(k, narrow(k, value, "bfloat16"), "bfloat16")
+                    k.store(factor, at)
                     totals[i].add(value)
 
             lanes.sweep(held, 1, exponentials)

@@ -22,6 +22,7 @@ class Record:
     isa: str
     threads: int
     before: tuple[str, ...]
+    precision: str = "fp32"
     after: tuple[str, ...] = ()
     passes: tuple[PassNote, ...] = ()
     operations: tuple[Operation, ...] = field(default=())
@@ -51,6 +52,7 @@ def explain(record: Record) -> Explanation:
         packed_bytes=sum(operation.packed_bytes for operation in record.operations),
         graph_before=record.before,
         graph_after=record.after,
+        precision=record.precision,
     )
 
 
@@ -73,7 +75,15 @@ def _operations(segment: Segment) -> list[Operation]:
                 packed += tensor.buffer.data.nbytes
         grouped[id(node)] = (node, [*kernels, call.spec.family], packed)
     return [
-        Operation(node.label, node.key, " + ".join(kernels), True, "", packed, _shapes(node))
+        Operation(
+            node.label,
+            node.key,
+            " + ".join(kernels),
+            True,
+            str(node.attribute("precision", "")),
+            packed,
+            _shapes(node),
+        )
         for node, kernels, packed in grouped.values()
     ]
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from engine.precision import FP32, Precision
 from engine.tuning import DEFAULT, Tuning
 
 
 @dataclass(frozen=True)
 class PlanOptions:
     """`winograd` admits minimal filtering for 3x3 convolutions, which rounds differently; `tuning`
-    holds the constants that schedules follow from."""
+    holds the constants that schedules follow from; `precision` says in which type products
+    multiply."""
 
     winograd: bool = True
     tuning: Tuning = DEFAULT
+    precision: Precision = FP32
 
 
 PLAIN: Final = PlanOptions()

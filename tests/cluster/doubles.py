@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.reference import ReferenceEvaluator
 
+from cluster.precision import PrecisionChoice
 from cluster.session import Loader, LoadProgress, RaggedSession, Session, Tensor, Tensors
 from engine.errors import InputError, ModelError, RunError
 
@@ -71,7 +72,9 @@ class ReferenceSession:
         pass
 
 
-def load_reference(path: Path, *, threads: int | None, progress: LoadProgress) -> ReferenceSession:
+def load_reference(
+    path: Path, *, threads: int | None, progress: LoadProgress, precision: PrecisionChoice
+) -> ReferenceSession:
     progress("reading", 1, 1)
     return ReferenceSession(path)
 
@@ -137,9 +140,14 @@ class HeldLoader:
         self.gate = threading.Event()
         self.gate.set()
         self.sessions: list[HeldSession] = []
+        self.precisions: list[PrecisionChoice] = []
 
-    def __call__(self, path: Path, *, threads: int | None, progress: LoadProgress) -> HeldSession:
-        session = HeldSession(self._load(path, threads=threads, progress=progress), self.gate)
+    def __call__(
+        self, path: Path, *, threads: int | None, progress: LoadProgress, precision: PrecisionChoice
+    ) -> HeldSession:
+        self.precisions.append(precision)
+        made = self._load(path, threads=threads, progress=progress, precision=precision)
+        session = HeldSession(made, self.gate)
         self.sessions.append(session)
         return session
 

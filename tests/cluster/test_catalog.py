@@ -13,6 +13,7 @@ from cluster.channel import Batch
 from cluster.channel.inprocess import InProcessChannel
 from cluster.config import ModelConfig
 from cluster.errors import LoadError, ModelNotFoundError, ModelUnavailableError, RepositoryError
+from cluster.precision import PrecisionChoice
 from cluster.repository import Repository
 from engine.errors import InputError
 from tests.cluster import small_models
@@ -114,6 +115,20 @@ async def test_a_failed_load_leaves_the_old_version_serving(fixture: Fixture):
         ("1", ModelState.READY),
         ("2", ModelState.UNAVAILABLE),
     ]
+
+
+async def test_the_precision_is_the_models_or_the_catalogs(fixture: Fixture):
+    await fixture.catalog.load_all()
+    (fixture.root / "scale" / "model.yaml").write_text("precision: bf16\nfp32_nodes: [head]")
+    await fixture.catalog.load("scale")
+    wanted = [PrecisionChoice(), PrecisionChoice("bf16", ("head",))]
+    assert fixture.loader.precisions == wanted
+    other = Catalog(Repository(fixture.root), fixture.channel, precision="fp32")
+    await other.load("scale")
+    (fixture.root / "scale" / "model.yaml").unlink()
+    await other.load("scale")
+    assert fixture.loader.precisions == [*wanted, wanted[1], PrecisionChoice("fp32")]
+    await other.close()
 
 
 async def test_a_failed_warmup_leaves_the_old_version_serving(fixture: Fixture):

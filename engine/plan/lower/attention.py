@@ -17,6 +17,7 @@ from engine.graph.ir import Node
 from engine.kernels import attention as kernel
 from engine.plan.lowering import Lowering, lowers
 from engine.plan.tensor import ONE, ZERO, Tensor
+from engine.precision import ARITHMETIC
 
 KEY_BLOCK: Final = 256
 """Keys per block of the online softmax: part of the arithmetic, so it is the same everywhere. Keys,
@@ -62,6 +63,7 @@ def attention(node: Node, low: Lowering) -> None:
         node.attribute("score"),
         causal=bool(node.attribute("causal", 0)),
         guarded=bool(node.attribute("guarded", False)),
+        rounded=node.attribute("precision") == ARITHMETIC,
     )
     rows = group * length
     pairs = batch * heads

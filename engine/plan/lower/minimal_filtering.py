@@ -23,6 +23,7 @@ from engine.kernels.winograd import OUTPUTS, TAPS, patch
 from engine.plan.lowering import Candidate, Lowering
 from engine.plan.packing import FloatArray, packing, panel_vectors, panels_of
 from engine.plan.tensor import ONE, Tensor
+from engine.precision import ARITHMETIC
 
 COST_VERSION: Final = 3
 """Version of the constants below; raise it when one changes, since bytes may then."""
@@ -59,9 +60,14 @@ _PRODUCT_BYTES: Final = 16 << 20
 
 
 def may_filter(node: Node) -> bool:
-    """Whether minimal filtering computes this convolution at all."""
+    """Whether minimal filtering computes this convolution at all.
+
+    Not where it multiplies bf16 numbers: the transformed filters would be none.
+    """
     weight = node.inputs[1]
     if weight is None or weight.data is None or weight.data.shape[2:] != (3, 3):
+        return False
+    if node.attribute("precision") == ARITHMETIC:
         return False
     outputs, channels = weight.data.shape[:2]
     unit = all(

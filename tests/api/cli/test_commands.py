@@ -83,6 +83,20 @@ def test_explain(invoke: Invoke, digits: Path) -> None:
     assert all(operation["native"] for operation in parsed["operations"])
 
 
+def test_explain_says_what_became_of_the_precision(invoke: Invoke, digits: Path) -> None:
+    done = invoke("explain", digits, "--precision", "bf16", "--bf16-first", "1")
+    assert "precision: bf16 weights in 1 of 3 products, multiplied in fp32: " in done.out
+    parsed = json.loads(invoke("explain", digits, "--json", "--precision", "bf16").out)
+    names = [o["node"] for o in parsed["operations"] if o["reason"] == "bf16 weights"]
+    done = invoke("explain", digits, "--precision", "bf16", "--fp32-node", names[0])
+    assert "left alone" in done.out
+    assert f"{names[0]} stays in fp32" in done.out
+    assert invoke("explain", digits, "--fp32-node", names[0]).code == 2
+    done = invoke("explain", digits, "--precision", "bf16", "--fp32-node", "nobody")
+    assert done.code == 1
+    assert "no product 'nobody'" in done.err
+
+
 def test_bench_alone_and_against_onnxruntime(invoke: Invoke, digits: Path) -> None:
     done = invoke(
         "bench", digits, "--against", "onnxruntime", "--rounds", 1, "--seconds", 0.01,

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.channel import Batch, ModelKey, ModelSource
 from cluster.errors import DeadlineError, LoadError, ModelUnavailableError
+from cluster.precision import PrecisionChoice
 from cluster.ragged import split
 from engine.errors import RunError
 from tests.cluster.channel.conftest import Setup
@@ -166,6 +167,12 @@ async def test_a_broken_file_is_a_load_error_and_leaves_no_trace(setup: Setup):
 async def test_warmup_runs_before_the_model_serves(setup: Setup):
     await load(setup, SCALE, warmup=({"x": [3, 5]}, {"x": [1, 2]}))
     assert setup.loader.sessions[-1].runs == [(3, 5), (1, 2)]
+
+
+async def test_the_precision_reaches_the_loader(setup: Setup):
+    choice = PrecisionChoice("bf16", (), 7)
+    await load(setup, SCALE, precision=choice)
+    assert setup.loader.precisions[-1] == choice
 
 
 @pytest.mark.parametrize(

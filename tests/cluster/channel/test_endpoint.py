@@ -24,6 +24,7 @@ from cluster.channel.streams import Stream, StreamListener, connect
 from cluster.channel.wire import Kind
 from cluster.discovery import EndpointList, WorkerEndpoint, machine_id
 from cluster.errors import ChannelError, LoadError
+from cluster.precision import PrecisionChoice
 from cluster.worker.options import EndpointOptions, private_folder
 from cluster.worker.server import EndpointServer
 from tests.cluster import small_models
@@ -369,6 +370,14 @@ async def test_a_changed_file_is_another_session(pair: Pair):
     for key, factor in ((KEY, 2), (again, 3)):
         answer = await channel.submit(request(np.ones((1, 1), np.float32), key))
         assert answer["y"] == factor
+
+
+async def test_another_precision_is_another_session(pair: Pair):
+    channel = pair.channel(await pair.open())
+    await pair.load(channel)
+    source = ModelSource(pair.path, precision=PrecisionChoice("bf16"))
+    await channel.load(ModelKey("scale", 1, 2), source)
+    assert [choice.kind for choice in pair.loader.precisions] == [None, "bf16"]
 
 
 async def test_models_of_a_lost_gateway_are_kept_for_a_while(pair: Pair):

@@ -22,6 +22,7 @@ import numpy as np
 from cluster.channel.heartbeat import Heartbeat
 from cluster.channel.inprocess import InProcessChannel
 from cluster.discovery import Announcement
+from cluster.precision import PrecisionChoice
 from cluster.session import LoadProgress, Tensor, Tensors
 from cluster.worker.options import EndpointOptions, private_folder
 from cluster.worker.server import EndpointServer
@@ -75,7 +76,9 @@ class ObedientSession:
         pass
 
 
-def load(path: Path, *, threads: int | None, progress: LoadProgress) -> ObedientSession:
+def load(
+    path: Path, *, threads: int | None, progress: LoadProgress, precision: PrecisionChoice
+) -> ObedientSession:
     if path.read_text() == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     return ObedientSession()
