@@ -14,6 +14,7 @@ import engine
 from api.cli import options, terminal
 from api.cli.errors import UsageError
 from api.cli.inputs import parse_shapes
+from api.cli.verification.accuracy_report import document, measured, read_labels, show
 from api.cli.verification.agreement import TOLERANCES
 from api.cli.verification.cases import Case, candidates, random_case, read_cases, shapes_text
 from api.cli.verification.references import MAKERS, chosen
@@ -56,12 +57,35 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     threads: options.Threads = None,
     isa: options.IsaOption = None,
+    precision: options.PrecisionOption = None,
+    fp32_node: options.Kept = None,
+    bf16_first: options.First = None,
+    budget: Annotated[
+        float,
+        typer.Option(
+            min=0, help="With --precision bf16, the relative error that outputs may have."
+        ),
+    ] = 0.02,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --precision bf16, JSON of the right class index by case; default: "
+            "labels.json in a folder of inputs.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Compare a model's outputs with other implementations of ONNX.
+    """Compare a model's outputs with other implementations of ONNX, or in bf16 with fp32.
 
     They are onnxruntime, where it is installed, which then decides, and the onnx package's
     reference evaluator. Where an output differs, the first node that differs is named. The exit
     code is 1 where an output differs or a case fails.
+
+    With --precision bf16, arithmetic of bf16 products with fp32 sums is emulated, whatever the CPU
+    has, and compared with the model in fp32: errors per output, and right answers where there are
+    labels. Where the budget is exceeded, products are suggested that should stay in fp32, and the
+    exit code is 1.
 
     Example: packhorse verify model.onnx --shape x=1x3x224x224 --shape x=4x3x320x256
     """
@@ -69,6 +93,21 @@ def verify(
         raise UsageError("--shape is for random values; files given with --inputs have theirs")
     if not Path(model).is_file():
         raise UsageError(f"{model}: no such file")
+    if precision == "bf16":
+        reduced = options.precision(precision, fp32_node, bf16_first, emulate=True)
+
+        def prepared(session: engine.Session) -> Iterator[list[Case]]:
+            return _cases(session, inputs or [], shape or [], cases)
+
+        known = read_labels(labels, inputs or [])
+        accuracy = measured(model, prepared, reduced, budget, known, threads, isa)
+        if json:
+            terminal.output.out(orjson.dumps(document(model, accuracy)).decode())
+        else:
+            show(accuracy)
+        if not accuracy.within:
+            raise typer.Exit(1)
+        return
     names = chosen(reference)
     tolerance = TOLERANCES["fp32"]
     session = terminal.load(model, threads, isa)

@@ -26,6 +26,9 @@ are no multiple of a power of two."""
 
 _SUFFIXES: Final = (".npz", ".json", ".npy")
 
+LABELS: Final = "labels.json"
+"""File in a folder of inputs that says what is right for each, and is no case."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -96,7 +99,7 @@ def _read(session: engine.Session, path: Path) -> list[Case]:
 
 
 def _is_case(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES or is_image(path)
+    return path.name != LABELS and (path.suffix.lower() in _SUFFIXES or is_image(path))
 
 
 def _protobufs(session: engine.Session, folder: Path) -> dict[str, Any]:
