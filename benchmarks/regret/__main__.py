@@ -3,7 +3,8 @@
 For every shape of a grid, each candidate is forced in turn and timed beside the others; regret is
 how much longer the one that the engine chooses takes than the best of them. The parts are the
 choices of the arithmetic plan (`filtering`, `depthwise`) and of schedules (`copying`, `products`).
-A run may take them one by one: ``--json`` keeps what was measured, ``--join`` shows it together.
+A run may take them one by one: ``--json`` keeps what was measured, case by case, ``--resume`` goes
+on from there, and ``--join`` shows several together.
 """
 
 from collections.abc import Sequence
@@ -74,6 +75,9 @@ def main(
     rounds: options.Rounds = 5,
     quick: options.Quick = False,
     json_file: options.JsonFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out the cases that --json has already.")
+    ] = False,
     join: Annotated[
         list[Path] | None,
         typer.Option(help="Show what earlier runs kept with --json instead of measuring."),
@@ -93,12 +97,17 @@ def main(
         choices = [choice for report in reports for choice in report.choices]
     else:
         provenance = collect()
+        if resume and json_file is not None and json_file.exists():
+            choices = RegretReport.model_validate_json(json_file.read_bytes()).choices
+        done = frozenset((choice.part, choice.case) for choice in choices)
         with Status("", console=out) as status:
-            setup = Setup(threads, rounds, cache / "code", quick)
+            setup = Setup(threads, rounds, cache / "code", quick, done)
             for part in wanted:
                 for choice in PARTS[part](setup):
                     choices.append(choice)
                     status.update(f"{part}: {choice.case}")
+                    report = RegretReport(provenance=provenance, threads=threads, choices=choices)
+                    options.write_text(json_file, report.model_dump_json(indent=1))
     tables.show_provenance(out, provenance)
     out.print(f"{threads} threads")
     show(out, choices)

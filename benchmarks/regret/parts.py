@@ -1,6 +1,6 @@
 """What the engine chooses between: algorithms of convolutions, and schedules of products."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import engine
 from benchmarks.regret.choice import (
     Choice,
     Inputs,
+    checked_seconds,
     convolution,
     forced,
     image,
     kernels_run,
-    least_seconds,
     representatives,
 )
 from engine.choices import shaped_calls
@@ -39,12 +39,17 @@ DEPTHWISE_SIDES = (7, 14, 28, 56)
 
 @dataclass(frozen=True)
 class Setup:
-    """How a part is measured."""
+    """How a part is measured; cases in `done`, by part and name, are left out."""
 
     threads: int
     rounds: int
     cache: Path
     quick: bool = False
+    done: frozenset[tuple[str, str]] = frozenset()
+
+    def left(self, part: str, cases: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The named cases of a part that are still to be measured."""
+        return [(name, case) for name, case in cases if (part, name) not in self.done]
 
     def load(self, model: bytes, **options: object) -> engine.Session:
         """Load a model with this setup."""
@@ -82,19 +87,25 @@ def _chosen(session: engine.Session, inputs: Inputs) -> str:
 def filtering(setup: Setup) -> Iterator[Choice]:
     """Minimal filtering (Winograd) or the direct sum (implicit GEMM) for 3x3 convolutions."""
     for channels, outputs in pairs()[:: 5 if setup.quick else 1]:
+        images = sides(channels, outputs)[:: 4 if setup.quick else 1]
+        named = [(f"{channels} to {outputs} channels, side {side}", side) for side in images]
+        left = setup.left("filtering", named)
+        if not left:
+            continue
         model = convolution(outputs, channels, 3)
         sessions = {DIRECT: setup.load(model, winograd=False)}
         for size in OUTPUTS:
             with forced(lowering, "filterings", always(size)):
                 sessions[algorithm(size)] = setup.load(model)
         free = setup.load(model)
-        for side in sides(channels, outputs)[:: 4 if setup.quick else 1]:
+        for case, side in left:
             inputs = image(channels, side)
+            chosen = _chosen(free, inputs)
             yield Choice(
                 part="filtering",
-                case=f"{channels} to {outputs} channels, side {side}",
-                seconds=least_seconds(sessions, inputs, setup.rounds),
-                chosen=_chosen(free, inputs),
+                case=case,
+                seconds=checked_seconds(sessions, inputs, setup.rounds, chosen),
+                chosen=chosen,
             )
 
 
@@ -106,17 +117,23 @@ def depthwise(setup: Setup) -> Iterator[Choice]:
         lowering._dense(low, g, weight, channels, *rest)  # type: ignore[arg-type]
 
     for channels in DEPTHWISE_CHANNELS[:: 3 if setup.quick else 1]:
+        images = DEPTHWISE_SIDES[:: 3 if setup.quick else 1]
+        named = [(f"{channels} channels, side {side}", side) for side in images]
+        left = setup.left("depthwise", named)
+        if not left:
+            continue
         model = convolution(channels, channels, 3, group=channels)
         own = setup.load(model)
         with forced(lowering, "_depthwise", products):
             sessions = {"depthwise": own, "products": setup.load(model)}
-        for side in DEPTHWISE_SIDES[:: 3 if setup.quick else 1]:
+        for case, side in left:
             inputs = image(channels, side)
+            chosen = "depthwise" if "depthwise" in kernels_run(own, inputs) else "products"
             yield Choice(
                 part="depthwise",
-                case=f"{channels} channels, side {side}",
-                seconds=least_seconds(sessions, inputs, setup.rounds),
-                chosen="depthwise" if "depthwise" in kernels_run(own, inputs) else "products",
+                case=case,
+                seconds=checked_seconds(sessions, inputs, setup.rounds, chosen),
+                chosen=chosen,
             )
 
 
@@ -124,19 +141,25 @@ def copying(setup: Setup) -> Iterator[Choice]:
     """Rows of a convolution's input copied once per work item, or read in place."""
     cases = [(kernel, stride, c) for kernel, stride in ((3, 1), (3, 2), (1, 2)) for c in CHANNELS]
     for kernel, stride, channels in cases[:: 7 if setup.quick else 1]:
+        kind = f"{kernel}x{kernel} stride {stride}, {channels} channels"
+        images = sides(channels, channels)[1 :: 2 if not setup.quick else 5]
+        left = setup.left("copying", [(f"{kind}, side {side}", side) for side in images])
+        if not left:
+            continue
         model = convolution(channels, channels, kernel, stride)
         sessions = {}
         for name, flag in (("copied", ONE), ("in place", ZERO)):
             with forced(dot_call, "_copied", lambda *_, flag=flag: flag):
                 sessions[name] = setup.load(model, winograd=False)
         own = setup.load(model, winograd=False)
-        for side in sides(channels, channels)[1 :: 2 if not setup.quick else 5]:
+        for case, side in left:
             inputs = image(channels, side)
+            chosen = "copied" if _copies(own, inputs) else "in place"
             yield Choice(
                 part="copying",
-                case=f"{kernel}x{kernel} stride {stride}, {channels} channels, side {side}",
-                seconds=least_seconds(sessions, inputs, setup.rounds),
-                chosen="copied" if _copies(own, inputs) else "in place",
+                case=case,
+                seconds=checked_seconds(sessions, inputs, setup.rounds, chosen),
+                chosen=chosen,
             )
 
 
@@ -169,19 +192,24 @@ def products(setup: Setup) -> Iterator[Choice]:
     own = read_tuning(select(None).name)
     chosen = f"{own.row_block}/{own.items_per_thread}"
     for depth, columns in DEPTHS_AND_COLUMNS[:: 3 if setup.quick else 1]:
+        kind = f"depth {depth}, {columns} columns"
+        counts = ROWS[:: 3 if setup.quick else 1]
+        left = setup.left("products", [(f"{rows} rows, {kind}", rows) for rows in counts])
+        if not left:
+            continue
         model = product_model(1, depth, columns)
         sessions = {
             name: setup.load(model, tuning=tuning) for name, tuning in schedules(own).items()
         }
-        for rows in ROWS[:: 3 if setup.quick else 1]:
+        for case, rows in left:
             x = np.random.default_rng(rows).standard_normal((rows, depth), dtype=np.float32)
             alike = representatives(sessions, {"x": x}, chosen)
             tried = {name: sessions[name] for name in alike.values()}
             if len(tried) > 1:
-                seconds = least_seconds(tried, {"x": x}, setup.rounds)
+                seconds = checked_seconds(tried, {"x": x}, setup.rounds, chosen)
                 yield Choice(
                     part="products",
-                    case=f"{rows} rows, depth {depth}, {columns} columns",
+                    case=case,
                     seconds={name: seconds[alike[name]] for name in sessions},
                     chosen=chosen,
                 )

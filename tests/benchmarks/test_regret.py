@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import engine
 from benchmarks import tables
+from benchmarks.regret import choice as choices
 from benchmarks.regret import parts
 from benchmarks.regret.__main__ import RegretReport, fixed, main, show
 from benchmarks.regret.choice import (
@@ -96,3 +97,21 @@ def test_candidates_that_do_the_same_are_one(tmp_path: Path) -> None:
     assert representatives(sessions, {"x": many}, chosen)["192/8"] != chosen
     seconds = least_seconds({chosen: sessions[chosen]}, {"x": one}, 2)
     assert 0 < seconds[chosen] < 0.1
+
+
+def test_cases_that_were_measured_are_left_out(tmp_path: Path) -> None:
+    setup = parts.Setup(1, 1, tmp_path, done=frozenset({("products", "b"), ("copying", "a")}))
+    assert setup.left("products", [("a", 1), ("b", 2)]) == [("a", 1)]
+
+
+def test_a_choice_that_looks_slow_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = []
+
+    def measured(sessions: object, inputs: object, count: int) -> dict[str, float]:
+        rounds.append(count)
+        return {"a": 1.0, "b": 1.2} if count == 5 else {"a": 1.0, "b": 1.01}
+
+    monkeypatch.setattr(choices, "least_seconds", measured)
+    assert choices.checked_seconds({}, {}, 5, "a") == {"a": 1.0, "b": 1.2}
+    assert choices.checked_seconds({}, {}, 5, "b") == {"a": 1.0, "b": 1.01}
+    assert rounds == [5, 5, 5 * choices.AGAIN]
