@@ -2,7 +2,9 @@
 
 Ours and onnxruntime answer the same requests, in processes of their own. A stream of shapes that
 never repeats must not leave memory behind: arenas, bound programs and allocators' pools are
-bounded.
+bounded. The processes are set up as those of a server are (`engine.allocator`), both of them.
+Memory is read after every request: what a request leaves behind is the median over many, and the
+most that any left behind is shown beside it.
 """
 
 import tempfile
@@ -24,6 +26,7 @@ from benchmarks.models.detection import pnet
 from benchmarks.models.transformer import narrow_encoder
 from benchmarks.provenance import Provenance, collect
 from benchmarks.remote import Remote, RemoteError
+from engine.allocator import keep_little
 
 SEED = 11
 SETTLED = 500
@@ -62,30 +65,37 @@ class Host:
 
     def load(self) -> None:
         """Load the model."""
+        keep_little()
         self._engine = engines.load(self.path, self.setup)
         self._rng = np.random.default_rng(SEED)
 
-    def answer(self, requests: int) -> int:
-        """Answer so many requests; physical bytes of the process afterwards."""
+    def answer(self, requests: int) -> tuple[int, int]:
+        """Answer so many requests; physical bytes of the process after a request, the median and
+        the most."""
         draw = STREAMS[self.stream][1]
+        sizes = []
         for _ in range(requests):
             self._engine.run(draw(self._rng))
-        return resident_bytes()
+            sizes.append(resident_bytes())
+        return int(np.median(sizes)), max(sizes)
 
 
 class MemoryRow(BaseModel):
-    """One engine on one stream: bytes after so many requests each."""
+    """One engine on one stream: bytes of the process after each of the requests up to a number and
+    since the number before, the median and the most."""
 
     stream: str
     engine: str
     requests: list[int]
     resident: list[int]
+    highest: list[int]
 
     @property
     def growth(self) -> float:
-        """Largest resident size after the first 500 requests, over that at 500."""
-        settled = self.resident[self.requests.index(SETTLED)]
-        return max(self.resident[self.requests.index(SETTLED) :]) / settled
+        """Largest later median over that of the first 500 requests, or the same of the highest
+        sizes where that is more."""
+        settled = self.requests.index(SETTLED)
+        return max(max(sizes[settled:]) / sizes[settled] for sizes in (self.resident, self.highest))
 
 
 class MemoryReport(BaseModel):
@@ -113,7 +123,7 @@ def measure(
     so_far: Callable[[MemoryRow], None] = lambda row: None,
 ) -> MemoryRow:
     """Send the stream through one engine; ``so_far`` is told after every sample."""
-    row = MemoryRow(stream=stream, engine=setup.name, requests=[], resident=[])
+    row = MemoryRow(stream=stream, engine=setup.name, requests=[], resident=[], highest=[])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{stream}.onnx"
         onnx.save(STREAMS[stream][0](), path)
@@ -121,7 +131,9 @@ def measure(
             remote.call("load")
             done = 0
             for step in steps(requests):
-                row.resident.append(remote.call("answer", step))
+                middle, highest = remote.call("answer", step)
+                row.resident.append(middle)
+                row.highest.append(highest)
                 done += step
                 row.requests.append(done)
                 status.update(f"{stream}, {setup.name}: {done} of {requests} requests")
@@ -143,7 +155,7 @@ def main(
     tables.show_provenance(out, provenance)
     table = tables.grid(
         "Resident memory over random shapes",
-        *("stream", "engine", "after 500", "at the end", "largest since over 500"),
+        *("stream", "engine", "requests", "first 500", "last", "most", "largest over first 500"),
         left=2,
     )
     rows: list[MemoryRow] = []
@@ -161,12 +173,12 @@ def main(
                 try:
                     row = measure(stream, setup, requests, status, keep)
                 except RemoteError as error:
-                    table.add_row(stream, name, f"[red]{error}[/]", "", "")
+                    table.add_row(stream, name, f"[red]{error}[/]", *[""] * 4)
                     continue
                 rows.append(row)
                 settled = row.resident[row.requests.index(SETTLED)]
-                sizes = tables.size(settled), tables.size(row.resident[-1])
-                table.add_row(stream, name, *sizes, tables.ratio(row.growth))
+                sizes = map(tables.size, (settled, row.resident[-1], max(row.highest)))
+                table.add_row(stream, name, str(row.requests[-1]), *sizes, tables.ratio(row.growth))
     out.print(table)
     keep()
 

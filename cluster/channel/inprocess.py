@@ -30,6 +30,7 @@ from cluster.errors import ChannelError, DeadlineError, LoadError, ModelUnavaila
 from cluster.precision import UNSPECIFIED, PrecisionChoice
 from cluster.ragged import flatten
 from cluster.session import Loader, LoadProgress, RaggedSession, Session, Tensor, Tensors
+from engine.allocator import keep_little
 from engine.errors import EngineError
 
 logger = logging.getLogger("packhorse.cluster")
@@ -62,7 +63,11 @@ class EngineLoader:
         progress: LoadProgress,
         precision: PrecisionChoice = UNSPECIFIED,
     ) -> Session:
-        """Load a model; raises `engine.errors.EngineError`."""
+        """Load a model; raises `engine.errors.EngineError`.
+
+        Processes that load models here serve requests of any shape, so freed memory is not kept.
+        """
+        keep_little()
         session = engine.load(
             path,
             threads,
