@@ -1,25 +1,28 @@
 """Measures every engine on every case of a plan, one model at a time."""
 
+import itertools
 import statistics
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import engines
 from benchmarks.entrant import Entrant
 from benchmarks.equality import Agreement, compare
 from benchmarks.flops import FlopCounter
 from benchmarks.models import BenchmarkModel, Dims, case_name, model_path
-from benchmarks.results import CaseResult, Latency, Limits, Loading
-from benchmarks.turns import Pace, Steadiness, Times, take_turns
+from benchmarks.results import CaseResult, Latency, Loading, Visit
+from benchmarks.turns import STEADY, Pace, Steadiness, Times, take_turns
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one run measures; `small` replaces every model's cases by its smallest shape.
 
-    Cases in `known`, by model, case and number of threads, are left out.
+    Cases in `known`, by model, case and number of threads, are left out; `only` names those that
+    are measured, None for all.
     """
 
     models: Sequence[BenchmarkModel]
@@ -31,63 +34,73 @@ class Plan:
     small: bool = False
     timeout: float = 600.0
     known: frozenset[tuple[str, str, int]] = frozenset()
+    only: frozenset[str] | None = None
 
     def missing(self, model: BenchmarkModel, threads: int) -> list[Dims]:
         """Cases of a model that are to be measured."""
+        known = self.known
+        return [d for d in self.cases(model) if (model.name, case_name(d), threads) not in known]
+
+    def cases(self, model: BenchmarkModel) -> Sequence[Dims]:
+        """All cases of a model that the plan is about."""
         cases = (model.tiny,) if self.small else model.cases
-        return [d for d in cases if (model.name, case_name(d), threads) not in self.known]
+        return [d for d in cases if self.only is None or case_name(d) in self.only]
 
 
 def compare_engines(
-    plan: Plan,
-    probe: Callable[[], float],
-    report: Callable[[str], None],
-    steadiness: Steadiness | None = None,
+    plan: Plan, steadiness: Steadiness, report: Callable[[str], None]
 ) -> Generator[CaseResult | Loading]:
     """Yield results as they arrive.
 
-    `probe` gives the speed of one core now, in GFLOP/s; `report` is told what is being done. With
-    `steadiness` the machine is probed around every block, and a case's speed is the best that the
-    least lucky engine met.
+    `steadiness` probes the fp32 peak of so many cores, in GFLOP/s; `report` is told what is being
+    done. All numbers of threads take turns on a case, so that they meet the same machine.
     """
     for model in plan.models:
         counts = [threads for threads in plan.threads if plan.missing(model, threads)]
-        if not counts:
-            continue
-        report(f"{model.title}: building")
-        path = model_path(model, plan.cache / "models")
-        counter = FlopCounter(path)
-        for threads in counts:
-            yield from _with_threads(
-                *(plan, probe, report, model, path, counter, threads), steadiness=steadiness
-            )
+        if counts:
+            report(f"{model.title}: building")
+            path = model_path(model, plan.cache / "models")
+            yield from _model(plan, steadiness, report, model, path, counts)
 
 
-def with_peak_shares(case: CaseResult, limits: Limits, isa: str | None) -> CaseResult:
-    """The case with each engine's share of the fp32 peak; bf16 work is not limited by that one."""
-    peak = limits.fp32_peak(case.threads, isa)
-    rows = [
-        row
-        if row.gflops is None or row.engine in engines.BF16_ENGINES
-        else row.model_copy(update={"peak_share": row.gflops / peak})
-        for row in case.latencies
-    ]
+def with_peak_shares(cases: Sequence[CaseResult]) -> list[CaseResult]:
+    """The cases of a run with each engine's shares of the fp32 peak, by the probes of its visits.
+
+    A visit counts where the probes on both sides show full speed, that is `STEADY` of the best
+    probe of as many cores in the run; where an engine has none, all its visits count. The peak is
+    the higher of the two probes. bf16 work is not limited by that peak.
+    """
+    best: dict[int, float] = {}
+    for case in cases:
+        speeds = [visit.speed for row in case.latencies for visit in row.visits]
+        best[case.threads] = max([best.get(case.threads, 0.0), *speeds])
+    return [_shared(case, STEADY * best[case.threads]) for case in cases]
+
+
+def _shared(case: CaseResult, full: float) -> CaseResult:
+    rows = []
+    for row in case.latencies:
+        visits = [visit for visit in row.visits if visit.speed >= full] or row.visits
+        shares = [case.gflop / v.seconds / max(v.before, v.after) for v in visits]
+        found = {}
+        if shares and row.engine not in engines.BF16_ENGINES:
+            found = {"peak_share": statistics.median(shares), "best_share": max(shares)}
+        rows.append(row.model_copy(update=found))
     return case.model_copy(update={"latencies": rows})
 
 
-def _with_threads(
+def _model(
     plan: Plan,
-    probe: Callable[[], float],
+    steadiness: Steadiness,
     report: Callable[[str], None],
     model: BenchmarkModel,
     path: Path,
-    counter: FlopCounter,
-    threads: int,
-    steadiness: Steadiness | None,
+    counts: Sequence[int],
 ) -> Generator[CaseResult | Loading]:
+    counter = FlopCounter(path)
     with ExitStack() as stack:
         entrants = []
-        for name in plan.engines:
+        for threads, name in itertools.product(counts, plan.engines):
             report(f"{model.title}, {threads} threads: loading {name}")
             cache = str(plan.cache / "code") if name == engines.OURS else None
             setup = engines.EngineSetup(name, threads, plan.isa, cache)
@@ -102,36 +115,45 @@ def _with_threads(
                     resident=loaded[1],
                     file_size=path.stat().st_size,
                 )
-        for dims in plan.missing(model, threads):
-            report(f"{model.title}, {threads} threads, {case_name(dims)}: measuring")
-            agreements = _agreements(entrants, dims)
-            taking_part = [entrant for entrant in entrants if entrant.failure is None]
-            if steadiness is None:
-                before = probe()
-                times = take_turns(taking_part, plan.pace)
-                speed = min(before, probe())
-            else:
-                times = take_turns(taking_part, plan.pace, steadiness=steadiness)
-                speed = min((max(t.speeds) for t in times.values() if t.speeds), default=0.0)
+        for dims in plan.cases(model):
+            report(f"{model.title}, {case_name(dims)}: measuring")
+            wanted = [n for n in counts if dims in plan.missing(model, n)]
+            racing = [entrant for entrant in entrants if entrant.threads in wanted]
+            agreements = {
+                n: _agreements([entrant for entrant in racing if entrant.threads == n], dims)
+                for n in wanted
+            }
+            taking_part = [entrant for entrant in racing if entrant.failure is None]
+            turns = take_turns(taking_part, plan.pace, steadiness=steadiness)
+            times = dict(zip(map(id, taking_part), turns, strict=True))
             operations = counter.count(dims)
-            yield CaseResult(
-                model=model.name,
-                title=model.title,
-                case=case_name(dims),
-                dims=dict(dims),
-                threads=threads,
-                gflop=operations / 1e9,
-                core_speed=speed,
-                latencies=[
+            for threads in wanted:
+                rows = [
                     _latency(
                         entrant,
-                        times.get(entrant.name, Times(failure=entrant.failure)),
+                        times.get(id(entrant), Times(failure=entrant.failure)),
                         operations,
-                        agreements.get(entrant.name),
+                        agreements[threads].get(entrant.name),
                     )
-                    for entrant in entrants
-                ],
-            )
+                    for entrant in racing
+                    if entrant.threads == threads
+                ]
+                yield CaseResult(
+                    model=model.name,
+                    title=model.title,
+                    case=case_name(dims),
+                    dims=dict(dims),
+                    threads=threads,
+                    gflop=operations / 1e9,
+                    core_speed=_speed(rows, threads),
+                    latencies=rows,
+                )
+
+
+def _speed(rows: Sequence[Latency], threads: int) -> float:
+    """See `CaseResult.core_speed`; 0 where nobody was measured."""
+    fastest = [max(visit.speed for visit in row.visits) for row in rows if row.visits]
+    return min(fastest, default=0.0) / threads
 
 
 def _agreements(entrants: Sequence[Entrant], dims: Dims) -> dict[str, Agreement]:
@@ -150,12 +172,13 @@ def _latency(
     reduced = entrant.name in engines.BF16_ENGINES
     if failure is None and agreement is not None and not (agreement.equal or reduced):
         failure = agreement.problem or "outputs differ by more than equality allows"
-    figures = {}
+    figures: dict[str, Any] = {}
     if times.seconds:
         figures = {
             "minimum": min(times.seconds),
             "median": statistics.median(times.seconds),
             "gflops": operations / min(times.seconds) / 1e9,
+            "visits": [Visit(**vars(visit)) for visit in times.visits],
         }
     return Latency(
         engine=entrant.name,

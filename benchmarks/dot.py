@@ -152,7 +152,7 @@ def measure(
         turn.calls = max(1, min(1000, int(0.04 / turn.best)))
     peak, kernel = 0.0, float("inf")
     for _ in range(rounds):
-        peak = max(peak, meter.fp32_core())
+        peak = max(peak, meter.fp32())
         operations = profile(session, feeds, max(2, turns[0].calls // 2))
         kernel = min(kernel, sum(o.seconds for o in operations if o.kernel in KERNELS))
         for turn in turns:

@@ -21,6 +21,7 @@ class Entrant:
         self, setup: EngineSetup, model: BenchmarkModel, path: Path, timeout: float
     ) -> None:
         self.name = setup.name
+        self.threads = setup.threads
         self.failure: str | None = None
         self._factory = partial(EngineHost, setup, model.name, path)
         self._timeout = timeout

@@ -54,6 +54,9 @@ def main(
     models: options.Models = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or both.")] = "fp32,bf16",
     threads: Annotated[str, typer.Option(help="Thread counts.")] = "1,2",
+    case: Annotated[
+        list[str] | None, typer.Option(help="Measure this case alone, as tables name it; again.")
+    ] = None,
     rounds: options.Rounds = 5,
     json_file: options.JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG.")] = None,
@@ -86,14 +89,19 @@ def main(
     if not names:
         raise typer.Exit(1)
     pace = turns.QUICK if quick else turns.Pace(rounds=rounds)
-    plan = Plan(chosen, names, counts, pace, cache, isa, small=quick, timeout=timeout)
+    only = frozenset(case) if case else None
+    plan = Plan(chosen, names, counts, pace, cache, isa, quick, timeout, only=only)
     effort = roofline.QUICK if quick else roofline.Effort()
     with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
         status.update("measuring the machine")
         limits: Limits = meter.call("measure")
         cases: list[CaseResult] = []
         loadings: list[Loading] = []
-        for result in compare_engines(plan, lambda: meter.call("fp32_core"), status.update):
+
+        def probe(cores: int) -> float:
+            return float(meter.call("fp32", cores, isa))
+
+        for result in compare_engines(plan, turns.Steadiness(probe), status.update):
             if isinstance(result, Loading):
                 loadings.append(result)
             else:
@@ -104,7 +112,7 @@ def main(
         provenance=provenance,
         limits=limits,
         notes=notes,
-        cases=[with_peak_shares(case, limits, isa) for case in cases],
+        cases=with_peak_shares(cases),
         loadings=loadings,
     )
     tables.show_limits(out, report.limits)

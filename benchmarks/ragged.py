@@ -109,6 +109,7 @@ class Contestant:
 
     name: str
     form: str
+    threads: int
     remote: Remote
 
     def block(self, calls: int, discard: int) -> list[float]:
@@ -150,7 +151,7 @@ def measure(model: str, threads: int, cache: Path, rounds: int, status: Status) 
             remote = stack.enter_context(Remote(partial(Host, setup, path, inputs)))
             remote.call("load")
             contestants += [
-                Contestant(f"{name} {form}", form, remote)
+                Contestant(f"{name} {form}", form, threads, remote)
                 for form in FORMS
                 if form != RAGGED or name == engines.OURS
             ]
@@ -158,13 +159,13 @@ def measure(model: str, threads: int, cache: Path, rounds: int, status: Status) 
         times = take_turns(contestants, Pace(rounds=rounds, block_seconds=1.0))
     return [
         RaggedRow(
-            engine=name.partition(" ")[0],
-            form=name.partition(" ")[2],
+            engine=contestant.name.partition(" ")[0],
+            form=contestant.form,
             threads=threads,
             least=min(found.seconds),
             median=float(np.median(found.seconds)),
         )
-        for name, found in times.items()
+        for contestant, found in zip(contestants, times, strict=True)
     ]
 
 

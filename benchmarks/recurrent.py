@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.status import Status
 
 from benchmarks import engines, options, pages, roofline, tables, turns
-from benchmarks.comparison import Plan, compare_engines
+from benchmarks.comparison import Plan, compare_engines, with_peak_shares
 from benchmarks.models import LAYERS
 from benchmarks.provenance import collect
 from benchmarks.remote import Remote
 from benchmarks.results import CaseResult, Limits, PeersReport, Provenance
-from benchmarks.summary import geometric_mean, speedup
+from benchmarks.summary import geometric_mean, slow_cases, speedup
 
 SMALL_HIDDEN = 256
 """Largest hidden size whose weights a core may keep to itself."""
@@ -33,16 +33,10 @@ PACE = turns.Pace(
     pause_seconds=0.03,
     most_rounds=8,
     steady_blocks=2,
-    case_seconds=5.0,
+    case_seconds=10.0,
 )
 """A core's speed changes every few seconds; short turns let every engine meet the fast ones, so
 that minima are comparable. Cases go on until each engine had some of them."""
-
-
-def again(cases: Sequence[CaseResult]) -> list[CaseResult]:
-    """Cases in which some engine never met the machine at its full speed."""
-    best = max((case.core_speed for case in cases), default=0.0)
-    return [case for case in cases if case.core_speed < tables.STEADY * best]
 
 
 def steadier(cases: Sequence[CaseResult]) -> list[CaseResult]:
@@ -194,7 +188,7 @@ def main(
     provenance = collect()
     before = earlier(json_file, provenance) if resume else None
     cases = [] if before is None else list(before.cases)
-    marked = again(cases) if repeat else []
+    marked = slow_cases(cases) if repeat else []
     known = frozenset(map(_key, cases)) - frozenset(map(_key, marked))
     tables.show_provenance(out, provenance)
     pace = turns.QUICK if quick else replace(PACE, rounds=rounds)
@@ -209,9 +203,11 @@ def main(
     with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
         status.update("measuring the machine")
         limits: Limits = meter.call("measure") if before is None else before.limits
-        steadiness = turns.Steadiness(lambda: float(meter.call("fp32_cores")), tables.STEADY)
-        steadiness.best = max((case.core_speed for case in cases), default=0.0)
-        results = compare_engines(plan, steadiness.speed, status.update, steadiness)
+        steadiness = turns.Steadiness(partial(meter.call, "fp32"))
+        for case in cases:
+            best = steadiness.best.get(case.threads, 0.0)
+            steadiness.best[case.threads] = max(best, case.core_speed * case.threads)
+        results = compare_engines(plan, steadiness, status.update)
         with closing(results):
             for result in results:
                 if isinstance(result, CaseResult):
@@ -226,6 +222,7 @@ def main(
     cases.sort(key=lambda case: (order.index(case.model), case.threads, *case.dims.values()))
     show_missing(out, cases)
     tables.show_limits(out, limits)
+    cases = with_peak_shares(cases)
     tables.show_cases(out, cases)
     tables.show_failures(out, cases)
     show_groups(out, cases)

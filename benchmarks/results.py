@@ -49,15 +49,6 @@ class Limits(Record):
         bandwidths = [_higher(mine, theirs) for mine, theirs in pairs]
         return self.model_copy(update={"peaks": peaks, "bandwidths": bandwidths})
 
-    def fp32_peak(self, threads: int, level: str | None = None) -> float:
-        """GFLOP/s that `threads` cores reach with the best set, or with the best up to `level`."""
-        rows = [peak for peak in self.peaks if peak.kind == "fp32"]
-        if level is not None:
-            order = [peak.level for peak in rows]
-            rows = rows[: order.index(level) + 1] if level in order else rows
-        best = max(rows, key=lambda peak: peak.core)
-        return best.all_cores if threads >= self.cpus else threads * best.core
-
 
 def _higher(mine: Rate, theirs: Rate) -> Rate:
     core, every = max(mine.core, theirs.core), max(mine.all_cores, theirs.all_cores)
@@ -91,6 +82,19 @@ class Provenance(Record):
     quiet: bool
 
 
+class Visit(Record):
+    """One block of calls with a probe of the fp32 peak of as many cores on either side."""
+
+    seconds: float = Field(description="least of the block's calls")
+    before: float = Field(description="peak just before, GFLOP/s")
+    after: float = Field(description="peak just after, GFLOP/s")
+
+    @property
+    def speed(self) -> float:
+        """GFLOP/s that the cores could do at least, as far as the probes tell."""
+        return min(self.before, self.after)
+
+
 class Latency(Record):
     """Times of one engine on one case, or why there are none."""
 
@@ -99,7 +103,11 @@ class Latency(Record):
     median: float | None = Field(default=None, description="seconds")
     calls: int = 0
     gflops: float | None = Field(default=None, description="model GFLOP/s at the minimum")
-    peak_share: float | None = Field(default=None, description="gflops over the fp32 peak, 0 to 1")
+    visits: list[Visit] = Field(default_factory=list, description="blocks with probes around")
+    peak_share: float | None = Field(
+        default=None, description="median over visits at full speed: GFLOP/s over the peak, 0 to 1"
+    )
+    best_share: float | None = Field(default=None, description="the largest of these")
     max_error: float | None = Field(default=None, description="largest difference to the oracle")
     tolerance_used: float | None = Field(
         default=None, description="largest difference over what equality allows; equal up to 1"
@@ -117,10 +125,13 @@ class CaseResult(Record):
     threads: int
     gflop: float = Field(description="1e9 operations of dot products, counted directly")
     core_speed: float = Field(
-        description="fp32 GFLOP/s of one core just before or just after, whichever is lower; where "
-        "every block was probed, the best such speed that the least lucky engine met"
+        description="fp32 GFLOP/s per core around the fastest block of the least lucky engine"
     )
     latencies: list[Latency]
+
+    def share(self, engine: str) -> float | None:
+        """An engine's share of the peak on this case."""
+        return next((row.peak_share for row in self.latencies if row.engine == engine), None)
 
     def minimum(self, engine: str) -> float | None:
         """Best seconds of an engine on this case."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks import engines
 from benchmarks.results import CaseResult
+from benchmarks.turns import STEADY
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
@@ -39,6 +40,29 @@ def scaling(cases: Sequence[CaseResult], case: CaseResult, engine: str) -> float
             one, many = other.minimum(engine), case.minimum(engine)
             return None if one is None or many is None else one / many
     return None
+
+
+def steady_scaling(cases: Sequence[CaseResult], case: CaseResult, engine: str) -> float | None:
+    """What `scaling` would be if the cores together had the single one's speed each.
+
+    From the shares of the peak that as many cores had around each visit.
+    """
+    for other in cases:
+        if other.threads == 1 and (other.model, other.dims) == (case.model, case.dims):
+            one, many = other.share(engine), case.share(engine)
+            return None if one is None or many is None else case.threads * many / one
+    return None
+
+
+def best_speed(cases: Iterable[CaseResult], threads: int) -> float:
+    """Highest speed per core of any case on so many threads."""
+    return max((case.core_speed for case in cases if case.threads == threads), default=0.0)
+
+
+def slow_cases(cases: Sequence[CaseResult]) -> list[CaseResult]:
+    """Cases in which an engine never met the cores at full speed."""
+    best = {case.threads: best_speed(cases, case.threads) for case in cases}
+    return [case for case in cases if case.core_speed < STEADY * best[case.threads]]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from rich.table import Table
 
 from benchmarks import engines
 from benchmarks.results import CaseResult, Latency, Limits, Loading, Provenance
-from benchmarks.summary import means, scaling, speedup
+from benchmarks.summary import best_speed, means, scaling, slow_cases, speedup, steady_scaling
+from benchmarks.turns import STEADY
 
 WIDTH = 150
-STEADY = 0.93
 
 
 def console() -> Console:
@@ -112,13 +112,13 @@ def show_cases(out: Console, cases: Sequence[CaseResult]) -> None:
     table = grid(
         "Latency (speed-up: faster fp32 peer over ours, by minima)",
         *("model", "case", "threads", "engine", "minimum", "median", "GFLOP/s", "of peak"),
-        *("vs 1 thread", "error/allowed", "speed-up"),
+        *("vs 1 thread", "at one speed", "error/allowed", "speed-up"),
         left=4,
     )
-    best = max((case.core_speed for case in cases), default=0.0)
+    slow = slow_cases(cases)
     for case in cases:
         for index, row in enumerate(case.latencies):
-            mark = "!" if case.core_speed < STEADY * best else ""
+            mark = "!" if case in slow else ""
             threads = f"{case.threads}{mark}"
             head = (case.title, case.case, threads) if not index else ("", "", "")
             gain = speedup(case) if row.engine == engines.OURS else None
@@ -177,16 +177,18 @@ def show_reasons(out: Console, reasons: Iterable[tuple[str, str, str]]) -> None:
 
 def show_drift(out: Console, cases: Sequence[CaseResult]) -> None:
     """Print how steady the machine was, and which cases met it at less than its full speed."""
-    best = max((case.core_speed for case in cases), default=0.0)
-    slow = [case for case in cases if case.core_speed < STEADY * best]
+    slow = slow_cases(cases)
     if not slow:
-        out.print(f"The machine was steady: every probe within {percent(1 - STEADY)} of the best.")
+        out.print(
+            "The machine was steady enough: in every case each engine met the cores at "
+            f"{percent(STEADY)} of their best speed or more."
+        )
         return
-    lowest = min(case.core_speed for case in slow)
+    lowest = min(case.core_speed / best_speed(cases, case.threads) for case in slow)
     out.print(
-        f"[bold yellow]The machine was not steady:[/] around {len(slow)} of {len(cases)} cases a "
-        f"core ran below {percent(STEADY)} of its best speed (lowest {percent(lowest / best)}); "
-        "these are marked ! in the table."
+        f"[bold yellow]The machine was not steady:[/] in {len(slow)} of {len(cases)} cases an "
+        f"engine never met the cores at {percent(STEADY)} of their best speed (worst case "
+        f"{percent(lowest)}); these are marked ! in the table."
     )
 
 
@@ -204,9 +206,15 @@ def _latency(row: Latency) -> tuple[str, ...]:
 
 def _comparison(
     cases: Sequence[CaseResult], case: CaseResult, row: Latency, gain: float | None
-) -> tuple[str, str, str]:
+) -> tuple[str, str, str, str]:
     against_one = scaling(cases, case, row.engine) if case.threads > 1 else None
+    steady = steady_scaling(cases, case, row.engine) if case.threads > 1 else None
     error = "-" if row.tolerance_used is None else f"{row.tolerance_used:.2g}"
     if row.minimum is not None and row.failure is not None:
         error = f"[red]{error} wrong[/]"
-    return ratio(against_one), error, "" if gain is None else f"[bold]{ratio(gain)}[/]"
+    return (
+        ratio(against_one),
+        ratio(steady),
+        error,
+        "" if gain is None else f"[bold]{ratio(gain)}[/]",
+    )

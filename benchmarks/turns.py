@@ -10,9 +10,10 @@ from benchmarks.remote import RemoteError
 
 
 class Contender(Protocol):
-    """Something whose calls are timed in blocks."""
+    """Something whose calls are timed in blocks, on so many threads."""
 
     name: str
+    threads: int
 
     def block(self, calls: int, discard: int) -> list[float]:
         """Seconds of each of `calls` calls, after `discard` uncounted ones.
@@ -43,38 +44,56 @@ class Pace:
 QUICK = Pace(rounds=2, block_seconds=0.02, pause_seconds=0.02, max_calls=50)
 
 
+@dataclass(frozen=True)
+class Visit:
+    """One block: least seconds of a call, and the cores' speed just before and just after."""
+
+    seconds: float
+    before: float
+    after: float
+
+    @property
+    def speed(self) -> float:
+        """What the cores could do at least, as far as the probes tell."""
+        return min(self.before, self.after)
+
+
 @dataclass
 class Times:
     """Seconds of every counted call of one contender, and why it stopped, if it did.
 
-    `speeds` is the machine's speed around each of its blocks, the lower of before and after.
+    `visits` has an entry per block where the machine was probed.
     """
 
     seconds: list[float] = field(default_factory=list)
     failure: str | None = None
-    speeds: list[float] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+
+
+STEADY = 0.93
+"""Share of the best speed of as many cores in a run from which they count as at full speed."""
 
 
 class Steadiness:
-    """Tells whether a machine runs at full speed: within `share` of the best that a probe found.
+    """Tells whether cores run at full speed: within `STEADY` of the best that a probe found.
 
-    The probe knows nothing of contenders or their times, so what follows from it favours nobody.
+    `probe` gives the speed of so many cores together now. It knows nothing of contenders or their
+    times, so what follows from it favours nobody.
     """
 
-    def __init__(self, probe: Callable[[], float], share: float) -> None:
+    def __init__(self, probe: Callable[[int], float]) -> None:
         self._probe = probe
-        self._share = share
-        self.best = 0.0
+        self.best: dict[int, float] = {}
 
-    def speed(self) -> float:
-        """Speed of the machine now."""
-        now = self._probe()
-        self.best = max(self.best, now)
+    def speed(self, threads: int) -> float:
+        """Speed of so many cores together now."""
+        now = self._probe(threads)
+        self.best[threads] = max(self.best.get(threads, 0.0), now)
         return now
 
-    def full(self, speed: float) -> bool:
-        """Whether a speed is the machine's full one, as far as it is known."""
-        return speed >= self._share * self.best
+    def full(self, speed: float, threads: int) -> bool:
+        """Whether a speed of so many cores is their full one, as far as it is known."""
+        return speed >= STEADY * self.best.get(threads, 0.0)
 
 
 def take_turns(
@@ -83,60 +102,66 @@ def take_turns(
     sleep: Callable[[float], None] = time.sleep,
     steadiness: Steadiness | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Times]:
-    """Times of each contender by name.
+) -> list[Times]:
+    """Times of each contender, in their order.
 
     The first call of each is not counted and the second sets its number of calls per block. The
     order turns by one place per round, so that nobody always follows the same neighbour. One
     that fails drops out, the others go on.
     """
-    times = {contender.name: Times() for contender in contenders}
-    calls: dict[str, int] = {}
+    times = [Times() for _ in contenders]
+    calls = [1 for _ in contenders]
+    # Speed of so many cores after the last block, if it may stand for the one before the next.
+    known: dict[int, float] = {}
 
-    def turn(contender: Contender, number: int, discard: int) -> list[float]:
-        if times[contender.name].failure is not None:
+    def probed(threads: int) -> float:
+        if steadiness is None:
+            return 0.0
+        return known[threads] if threads in known else steadiness.speed(threads)
+
+    def turn(place: int, number: int, discard: int) -> list[float]:
+        if times[place].failure is not None:
             return []
-        if before is None:
-            sleep(pace.pause_seconds)
         try:
-            return contender.block(number, discard)
+            return contenders[place].block(number, discard)
         except RemoteError as error:
-            times[contender.name].failure = str(error)
+            times[place].failure = str(error)
             return []
 
-    before: float | None = None
-    for contender in contenders:
-        for estimate in turn(contender, 1, 1):
+    for place in range(len(contenders)):
+        sleep(pace.pause_seconds)
+        for estimate in turn(place, 1, 1):
             fitting = int(pace.block_seconds / max(estimate, 1e-9))
-            calls[contender.name] = min(max(fitting, 1), pace.max_calls)
+            calls[place] = min(max(fitting, 1), pace.max_calls)
 
     def wanting() -> bool:
         """Whether somebody met the machine at full speed too few times."""
         if steadiness is None:
             return False
         return any(
-            sum(map(steadiness.full, each.speeds)) < pace.steady_blocks
-            for each in times.values()
+            sum(steadiness.full(visit.speed, contender.threads) for visit in each.visits)
+            < pace.steady_blocks
+            for contender, each in zip(contenders, times, strict=True)
             if each.failure is None
         )
 
     started, round_number = clock(), 0
-    if steadiness is not None:
-        sleep(pace.pause_seconds)
-        before = steadiness.speed()
     while round_number < pace.rounds or (round_number < pace.most_rounds and wanting()):
         if round_number >= 2 and clock() - started > pace.case_seconds:
             break
-        first = round_number % max(len(contenders), 1)
-        for contender in [*contenders[first:], *contenders[:first]]:
-            number = calls.get(contender.name, 1)
-            # A lone long call has no cold start worth a second one.
-            block = turn(contender, number, 1 if number > 1 else 0)
-            times[contender.name].seconds.extend(block)
-            if steadiness is not None and before is not None:
+        for turned in range(len(contenders)):
+            place = (round_number + turned) % len(contenders)
+            threads, number = contenders[place].threads, calls[place]
+            if not known:
                 sleep(pace.pause_seconds)
-                after = steadiness.speed()
-                times[contender.name].speeds.append(min(before, after))
-                before = after
+            before = probed(threads)
+            known.clear()
+            # A lone long call has no cold start worth a second one.
+            block = turn(place, number, 1 if number > 1 else 0)
+            times[place].seconds.extend(block)
+            if block and steadiness is not None:
+                sleep(pace.pause_seconds)
+                known[threads] = steadiness.speed(threads)
+                times[place].visits.append(Visit(min(block), before, known[threads]))
         round_number += 1
     return times

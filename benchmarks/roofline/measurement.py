@@ -41,6 +41,7 @@ class Effort:
 
 
 QUICK = Effort(run_seconds=0.005, runs=2)
+PROBE = Effort(run_seconds=0.02, runs=1)
 
 
 class Meter:
@@ -48,7 +49,7 @@ class Meter:
 
     def __init__(self, effort: Effort) -> None:
         self._effort = effort
-        self._probe: tuple[InstructionSet, CompiledLoop] | None = None
+        self._probes: dict[str | None, tuple[InstructionSet, CompiledLoop]] = {}
 
     def measure(self) -> Limits:
         """Arithmetic peaks and read bandwidths of the CPUs that this process may use."""
@@ -65,23 +66,20 @@ class Meter:
         ]
         return Limits(cpus=len(cpus), peaks=peaks, bandwidths=bandwidths)
 
-    def fp32_core(self) -> float:
-        """GFLOP/s of the first usable core now, by its widest fp32 set.
+    def fp32(self, threads: int = 1, level: str | None = None) -> float:
+        """GFLOP/s of the first `threads` usable cores together now, by their widest fp32 set.
 
-        A neighbour on the same physical core does not show in the load average, but here.
+        `level` is the engine's name of the widest set that counts. A neighbour on the same physical
+        core does not show in the load average, but here.
         """
-        return self._fp32(usable_cpus()[:1])
-
-    def fp32_cores(self) -> float:
-        """GFLOP/s of a core now, in the mean of all usable ones at once."""
-        return self._fp32(usable_cpus()) / len(usable_cpus())
-
-    def _fp32(self, cpus: Sequence[int]) -> float:
-        if self._probe is None:
+        if level not in self._probes:
             sets = [isa for isa in available(host_features()) if isa.kind == "fp32"]
-            self._probe = sets[-1], CompiledLoop(sets[-1].loop(), _TARGET_CPU, sets[-1].features)
-        isa, loop = self._probe
-        return _rate(loop, lambda: _operands(isa), cpus, QUICK)
+            levels = [isa.level for isa in sets]
+            widest = sets[levels.index(level)] if level in levels else sets[-1]
+            loop = CompiledLoop(widest.loop(), _TARGET_CPU, widest.features)
+            self._probes[level] = widest, loop
+        isa, loop = self._probes[level]
+        return _rate(loop, lambda: _operands(isa), usable_cpus()[:threads], PROBE)
 
 
 def working_sets(levels: Sequence[Cache], cpus: int) -> list[tuple[str, int]]:

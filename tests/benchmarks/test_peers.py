@@ -53,14 +53,22 @@ def test_an_engine_that_cannot_load_is_reported_and_the_others_go_on(tmp_path):
         cache=tmp_path,
         small=True,
     )
-    results = list(compare_engines(plan, lambda: 100.0, lambda _: None))
+    steadiness = turns.Steadiness(lambda threads: 100.0 * threads)
+    results = list(compare_engines(plan, steadiness, lambda _: None))
     assert [type(result) for result in results] == [Loading, CaseResult]
     good, bad = results[1].latencies
     assert good.failure is None
     assert good.minimum is not None
     assert good.tolerance_used == 0.0
+    assert results[1].core_speed == 100.0
+    assert [visit.speed for visit in good.visits] == [100.0]
     assert bad.minimum is None
     assert bad.failure == "KeyError: 'no-such-engine'"
+
+
+def test_a_plan_of_single_cases():
+    plan = Plan([MLP], ["onnxruntime"], [1], turns.QUICK, Path(), only=frozenset({"b8"}))
+    assert plan.missing(MLP, 1) == [{"batch": 8}]
 
 
 def test_an_entrant_whose_process_died_takes_part_in_the_next_case(path):

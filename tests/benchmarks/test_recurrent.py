@@ -9,7 +9,6 @@ from benchmarks.comparison import Plan
 from benchmarks.models import LAYERS, case_name, find
 from benchmarks.models.recurrent import recurrent_weight_bytes
 from benchmarks.recurrent import (
-    again,
     earlier,
     markdown,
     show_groups,
@@ -18,6 +17,7 @@ from benchmarks.recurrent import (
 )
 from benchmarks.recurrent_chart import draw_steps
 from benchmarks.results import CaseResult, PeersReport
+from benchmarks.summary import slow_cases
 from tests.benchmarks import samples
 
 
@@ -115,6 +115,6 @@ def test_the_steadier_of_two_results_counts_whatever_it_found() -> None:
     steady = report().cases[0]
     slow = steady.model_copy(update={"core_speed": steady.core_speed / 2, "latencies": []})
     other = report().cases[1]
-    assert again([steady, slow, other]) == [slow]
+    assert slow_cases([steady, slow, other]) == [slow]
     assert steadier([slow, other, steady]) == [steady, other]
     assert steadier([steady, other, slow]) == [steady, other]

@@ -4,7 +4,7 @@ import pydantic
 import pytest
 
 from benchmarks.comparison import with_peak_shares
-from benchmarks.results import PeersReport, ShapesReport, StartupReport
+from benchmarks.results import PeersReport, ShapesReport, StartupReport, Visit
 from tests.benchmarks import samples
 
 
@@ -31,29 +31,46 @@ def test_every_report_has_a_json_schema_that_forbids_unknown_fields(report):
         report.model_validate({"more": 1})
 
 
-def test_fp32_peak_by_threads_and_mask():
-    limits = samples.limits()
-    assert limits.fp32_peak(1) == 200.0
-    assert limits.fp32_peak(2) == 380.0
-    assert limits.fp32_peak(1, "avx2") == 100.0
-    assert limits.fp32_peak(1, "baseline") == 40.0
-
-
-def test_fp32_peak_between_one_core_and_all_counts_cores():
-    many = samples.limits().model_copy(update={"cpus": 8})
-    assert many.fp32_peak(4) == 800.0
-    assert many.fp32_peak(8) == 380.0
-
-
 def test_best_of_two_measurements():
     best = samples.limits().best(samples.limits(scale=1.5))
-    assert best.fp32_peak(1) == 300.0
-    assert best.fp32_peak(2) == 380.0
+    assert [(peak.core, peak.all_cores) for peak in best.peaks[:3]] == [
+        (60.0, 76.0),
+        (150.0, 190.0),
+        (300.0, 380.0),
+    ]
+
+
+def visited(threads, *visits, engine="packhorse"):
+    """A case of 0.001 GFLOP with one engine's visits: seconds, probe before, probe after."""
+    case = samples.case("Small", threads, **{engine: min(seconds for seconds, *_ in visits)})
+    found = [Visit(seconds=s, before=b, after=a) for s, b, a in visits]
+    row = case.latencies[0].model_copy(update={"visits": found})
+    return case.model_copy(update={"latencies": [row]})
+
+
+def test_peak_shares_are_of_the_speed_around_each_visit():
+    # 100 GFLOP/s at a peak of 190 to 200, 80 at 200; the slow visits would have 100 of 110.
+    visits = (1e-5, 190.0, 200.0), (1.25e-5, 200.0, 200.0), (1e-5, 110.0, 110.0)
+    # A visit that begins slow and ends fast tells nothing of either speed.
+    row = with_peak_shares([visited(1, *visits, (1e-5, 100.0, 200.0))])[0].latencies[0]
+    assert row.peak_share == pytest.approx(0.45)
+    assert row.best_share == pytest.approx(0.5)
+
+
+def test_full_speed_is_that_of_the_run_on_as_many_threads():
+    cases = [
+        visited(1, (1e-5, 200.0, 200.0)),
+        visited(1, (1e-5, 125.0, 125.0)),
+        visited(2, (1e-5, 250.0, 250.0)),
+    ]
+    shares = [case.latencies[0].peak_share for case in with_peak_shares(cases)]
+    assert shares == pytest.approx([0.5, 0.8, 0.4]), "the only visit counts, slow as it is"
 
 
 def test_peak_shares_leave_reduced_precision_out():
-    given = samples.case("Small", 1, packhorse=1e-5, **{"openvino-bf16": 1e-5})
-    ours, reduced = with_peak_shares(given, samples.limits(), None).latencies
-    # 1e6 operations in 10 µs are 100 GFLOP/s, half of the 200 of one core.
-    assert ours.peak_share == pytest.approx(0.5)
-    assert reduced.peak_share is None
+    row = with_peak_shares([visited(1, (1e-5, 200.0, 200.0), engine="openvino-bf16")])[0]
+    assert row.latencies[0].peak_share is None
+
+
+def test_peak_shares_without_probes():
+    assert with_peak_shares(samples.report().cases)[0].latencies[0].peak_share is None

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.summary import geometric_mean, means, scaling, speedup
+from benchmarks.summary import geometric_mean, means, scaling, speedup, steady_scaling
 from tests.benchmarks import samples
 
 
@@ -34,6 +34,17 @@ def test_scaling_compares_the_same_case_on_one_thread():
     assert scaling(cases, cases[2], "packhorse") == 2.0
     assert scaling(cases, cases[2], "openvino") is None
     assert scaling(cases[1:], cases[2], "packhorse") is None
+
+
+def test_scaling_at_one_speed_compares_shares_of_the_peak():
+    one, two = (samples.case("Small", threads, packhorse=1.0) for threads in (1, 2))
+    cases = [
+        case.model_copy(update={"latencies": [row.model_copy(update={"peak_share": share})]})
+        for case, share in ((one, 0.8), (two, 0.6))
+        for row in case.latencies
+    ]
+    assert steady_scaling(cases, cases[1], "packhorse") == pytest.approx(1.5)
+    assert steady_scaling([one, two], two, "packhorse") is None
 
 
 def test_means_by_group():

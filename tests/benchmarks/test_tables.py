@@ -78,8 +78,8 @@ def test_drift_marks_the_cases_that_met_a_slow_machine(out):
     assert "was steady" in text(out)
     slow = [*steady, steady[0].model_copy(update={"core_speed": 100.0})]
     tables.show_drift(out, slow)
-    assert "around 1 of 4 cases" in text(out)
-    assert "lowest 50 %" in text(out)
+    assert "in 1 of 4 cases" in text(out)
+    assert "worst case 50 %" in text(out)
     tables.show_cases(out, slow)
     assert text(out).count("1!") == 1
 

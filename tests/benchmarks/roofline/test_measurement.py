@@ -18,7 +18,10 @@ def test_a_short_measurement_covers_this_machine():
     assert all(0.1 < peak.core < 1e5 and peak.all_cores > 0 for peak in limits.peaks)
     assert limits.bandwidths[-1].level == "memory"
     assert all(row.core > 0.01 and row.all_cores > 0.01 for row in limits.bandwidths)
-    assert meter.fp32_core() == pytest.approx(limits.fp32_peak(1), rel=0.95)
+    peaks = {peak.level: peak for peak in limits.peaks if peak.kind == "fp32"}
+    assert meter.fp32() == pytest.approx(max(peak.core for peak in peaks.values()), rel=0.95)
+    assert meter.fp32(1, "baseline") == pytest.approx(peaks["baseline"].core, rel=0.95)
+    assert meter.fp32(2) == pytest.approx(list(peaks.values())[-1].all_cores, rel=0.95)
 
 
 def test_working_sets_leave_the_level_below():
