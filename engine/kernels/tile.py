@@ -237,18 +237,23 @@ class _Text:
         yield "4:"
 
     def steps(self, count: int) -> Iterator[str]:
-        """Multiply-adds of `count` steps; the pointers move at the end."""
+        """Multiply-adds of `count` steps, fetches between them; the pointers move at the end."""
         for step in range(count):
+            fetches = []
             for v, column in enumerate(self.columns):
                 shift = (step * len(self.columns) + v) * self.vector
                 yield f"vmovups {shift}({self.panel}), {column}"
                 if shift % 64 == 0:
-                    yield f"prefetcht0 {shift}({self.panel},{self.distance})"
+                    fetches.append(f"prefetcht0 {shift}({self.panel},{self.distance})")
+            every = max(1, len(self.sums) // max(1, len(fetches)))
             for row, totals in enumerate(self.sums):
                 value = self.values[row % len(self.values)]
                 yield f"vbroadcastss {self.place(row, step * 4)}, {value}"
                 for total, column in zip(totals, self.columns, strict=True):
                     yield f"vfmadd231ps {column}, {value}, {total}"
+                if row % every == 0 and fetches:
+                    yield fetches.pop(0)
+            yield from fetches
         for pointer in self.groups:
             yield f"addq $${4 * count}, {pointer}"
         yield f"addq $${count * len(self.columns) * self.vector}, {self.panel}"
