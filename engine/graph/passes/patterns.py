@@ -121,6 +121,18 @@ def keeps_shape(node: Node, x: Value) -> bool:
     )
 
 
+def original(value: Value) -> Value:
+    """The value that one is a copy of, by nodes Identity, or itself.
+
+    A result that leaves a graph twice, as a state and stacked, has a copy that no pass can remove.
+    """
+    while value.producer is not None and value.producer.key == "Identity":
+        copied = value.producer.inputs[0]
+        assert copied is not None
+        value = copied
+    return value
+
+
 def sources(value: Value | None, depth: int = _MAX_DEPTH) -> Iterator[Value]:
     """Values that a value is computed from by arithmetic, nearest first, constants excepted."""
     level = [value]

@@ -23,6 +23,7 @@ from engine.graph.ir import AnyArray, Graph, Node, Value, subgraphs
 from engine.graph.passes.cells import Affine, Cell, match, match_plain
 from engine.graph.passes.manager import PassReport
 from engine.graph.passes.measuring import elements
+from engine.graph.passes.patterns import original
 from engine.graph.passes.rewrite import Names, Rewriter, all_graphs, scalar, update_captures
 
 _SHORTEST: Final = 2
@@ -161,7 +162,11 @@ class _Writer:
 
 def _rewrite_loop(rewriter: Rewriter, node: Node) -> None:
     body: Graph = node.attribute("body")
-    formal, final = body.inputs[2:], body.outputs[1 : len(node.inputs) - 1]
+    formal = body.inputs[2:]
+    final, rows = (
+        [original(value) for value in values]
+        for values in (body.outputs[1 : 1 + len(formal)], body.outputs[1 + len(formal) :])
+    )
     cell, places = _loop_cell(formal, final)
     if cell is None:
         if any(each.op in ("Sigmoid", "Tanh") for each in body.nodes):
@@ -172,7 +177,6 @@ def _rewrite_loop(rewriter: Rewriter, node: Node) -> None:
         used = rewriter.readers(value) or rewriter.is_output(value)
         if place not in places and used:
             raise _Left(f"it carries {formal[place].name} besides the states of its cell")
-    rows = body.outputs[1 + len(formal) :]
     stacked = node.outputs[len(formal) :]
     for row, output in zip(rows, stacked, strict=True):
         if row is not cell.result and (rewriter.readers(output) or rewriter.is_output(output)):

@@ -99,6 +99,20 @@ g (float[T, N, 5] x, float[N, 24] h0, float[N, 24] c0)
 """
 
 
+SCAN = """
+<ir_version: 8, opset_import: ["" : 18]>
+g (float[{axes}, 5] x, float[N, 24] h0, float[N, 24] c0)
+  => (float[{axes}, 24] y, float[N, 24] hn, float[N, 24] cn) {{
+  {outputs} = Scan<num_scan_inputs = 1, {attributes}, body = b
+    ({formal}, float[N, 5] e) => ({final}, float[N, 24] shown) {{
+      {step}
+      shown = Identity(h1)
+  }}>({initial}, x)
+  {rest}
+}}
+"""
+
+
 def weights() -> list[onnx.TensorProto]:
     rng = np.random.default_rng(0)
 
@@ -133,6 +147,21 @@ def loop(step: str, memory: bool, backwards: bool = False) -> str:
         rest="" if memory else "cn = Identity(c0)",
     )
     return text.replace("      e = Gather", f"      {before}      e = Gather")
+
+
+def scan(step: str, memory: bool, backwards: bool = False, axis: int = 0) -> str:
+    turned = int(backwards)
+    directions = f"scan_input_directions = [{turned}], scan_output_directions = [{turned}]"
+    return SCAN.format(
+        axes="N, T" if axis else "T, N",
+        attributes=f"{directions}, scan_input_axes = [{axis}], scan_output_axes = [{axis}]",
+        outputs="hn, cn, y" if memory else "hn, y",
+        initial="h0, c0" if memory else "h0",
+        formal="float[N, 24] h, float[N, 24] c" if memory else "float[N, 24] h",
+        final="float[N, 24] h1, float[N, 24] c1" if memory else "float[N, 24] h1",
+        step=step,
+        rest="" if memory else "cn = Identity(c0)",
+    )
 
 
 def chain(step: str, memory: bool, count: int = 4) -> str:
@@ -184,13 +213,15 @@ def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [*graph.node, *(node for each in inner for node in _nodes(each))]
 
 
-def check(text: str, op: str, steps: int, rows: int) -> None:
+def check(text: str, op: str, steps: int, rows: int, axis: int = 0) -> None:
     session, oracle = pair(text)
     assert [o.op for o in session.explain().operations if o.op in ("LSTM", "GRU", "RNN")] == [op]
     assert not any(o.op == "Loop" for o in session.explain().operations)
     rng = np.random.default_rng(steps)
     feeds = {
-        "x": rng.standard_normal((steps, rows, WIDTH)).astype(np.float32),
+        "x": rng.standard_normal((rows, steps, WIDTH) if axis else (steps, rows, WIDTH)).astype(
+            np.float32
+        ),
         "h0": rng.standard_normal((rows, HIDDEN)).astype(np.float32),
         "c0": rng.standard_normal((rows, HIDDEN)).astype(np.float32),
     }
@@ -220,6 +251,18 @@ def test_loops_over_cells_are_layers(step: str, op: str, memory: bool) -> None:
 def test_what_is_read_from_its_end_is_a_layer_backwards() -> None:
     for steps, rows in ((1, 1), (7, 3), (0, 2)):
         check(loop(LSTM_STEP, True, backwards=True), "LSTM", steps, rows)
+
+
+@pytest.mark.parametrize(("step", "op", "memory"), CELLS)
+def test_scans_over_cells_are_layers(step: str, op: str, memory: bool) -> None:
+    for steps, rows in ((1, 1), (7, 3)):
+        check(scan(step, memory), op, steps, rows)
+
+
+@pytest.mark.parametrize(("backwards", "axis"), [(True, 0), (False, 1), (True, 1)])
+def test_scans_in_both_directions_and_along_both_axes(backwards: bool, axis: int) -> None:
+    for steps, rows in ((1, 2), (6, 3)):
+        check(scan(LSTM_STEP, True, backwards, axis), "LSTM", steps, rows, axis)
 
 
 @pytest.mark.parametrize(("step", "op", "memory"), CELLS[:3])
