@@ -26,6 +26,8 @@ class Workers:
     def __init__(self, folder: Path) -> None:
         self.repository = folder / "models"
         small_models.store(self.repository, "double", small_models.scale(2))
+        small_models.store(self.repository, "sum", small_models.running_sum())
+        (self.repository / "sum/model.yaml").write_text("state: {total: next}\n")
         self._folder = folder
         self.announcements = folder / "workers"
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -69,6 +71,13 @@ def test_requests_are_answered_by_workers(
             answer = client.infer("double", [given]).as_numpy("y")
             np.testing.assert_array_equal(answer, 2 * x)
 
+        def add(value: float, **step: bool) -> float:
+            given = triton.InferInput("x", (1, 2), "FP32")
+            given.set_data_from_numpy(np.full((1, 2), value, np.float32))
+            answer = client.infer("sum", [given], sequence_id=7, **step).as_numpy("y")
+            assert answer is not None
+            return float(answer[0, 0])
+
         # Put together where the worker reads it: no row of a large request is copied again.
         copied: list[object] = []
         with monkeypatch.context() as patch:
@@ -76,10 +85,14 @@ def test_requests_are_answered_by_workers(
             ask(1)
             ask(3)
         assert not copied
-        # One that is killed is replaced without the client's noticing.
+        assert add(1, sequence_start=True) == 1
+        assert add(2) == 3
+        # One that is killed is replaced without the client's noticing, in a sequence, too.
         first.kill()
         second = workers.start("test/1")
         ask(2)
+        assert add(4) == 7
+        assert add(8, sequence_end=True) == 15
         page = httpx.get(f"{server.url}/metrics").text
         assert 'packhorse_channel_workers{state="ready"} 1.0' in page
         assert 'packhorse_channel_workers{state="away"}' not in page
