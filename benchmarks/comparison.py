@@ -12,6 +12,7 @@ from benchmarks import engines
 from benchmarks.entrant import Entrant
 from benchmarks.equality import Agreement, compare
 from benchmarks.flops import FlopCounter
+from benchmarks.machine import usable_cpus
 from benchmarks.models import BenchmarkModel, Dims, case_name, model_path
 from benchmarks.results import CaseResult, Latency, Loading, Visit
 from benchmarks.turns import STEADY, Pace, Steadiness, Times, take_turns
@@ -22,7 +23,8 @@ class Plan:
     """What one run measures; `small` replaces every model's cases by its smallest shape.
 
     Cases in `known`, by model, case and number of threads, are left out; `only` names those that
-    are measured, None for all.
+    are measured, None for all. With `pin`, engines of one thread run on the first usable CPU, which
+    is the one that is probed for them.
     """
 
     models: Sequence[BenchmarkModel]
@@ -35,6 +37,7 @@ class Plan:
     timeout: float = 600.0
     known: frozenset[tuple[str, str, int]] = frozenset()
     only: frozenset[str] | None = None
+    pin: bool = False
 
     def missing(self, model: BenchmarkModel, threads: int) -> list[Dims]:
         """Cases of a model that are to be measured."""
@@ -103,7 +106,8 @@ def _model(
         for threads, name in itertools.product(counts, plan.engines):
             report(f"{model.title}, {threads} threads: loading {name}")
             cache = str(plan.cache / "code") if name == engines.OURS else None
-            setup = engines.EngineSetup(name, threads, plan.isa, cache)
+            cpu = usable_cpus()[0] if plan.pin and threads == 1 else None
+            setup = engines.EngineSetup(name, threads, plan.isa, cache, cpu)
             entrant = stack.enter_context(closing(Entrant(setup, model, path, plan.timeout)))
             entrants.append(entrant)
             if (loaded := entrant.load()) is not None:

@@ -24,12 +24,14 @@ class EngineSetup:
     """Which engine, in which precision, on how many threads.
 
     `isa` masks CPU features where the engine can be told to; `cache_dir` is for compiled code.
+    `cpu` is where its process runs, None for all CPUs.
     """
 
     name: str
     threads: int
     isa: str | None = None
     cache_dir: str | None = None
+    cpu: int | None = None
 
 
 class Packhorse:

@@ -1,5 +1,6 @@
 """What runs in the process of an engine: loads one model, answers and times calls."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class EngineHost:
 
     def load(self) -> tuple[float, int]:
         """Load the model and answer its smallest case; seconds, and bytes that it left resident."""
+        if self._setup.cpu is not None:
+            os.sched_setaffinity(0, {self._setup.cpu})
         tiny = case_inputs(self._model, self._model.tiny)
         before = resident_bytes()
         start = time.perf_counter()

@@ -33,7 +33,7 @@ PACE = turns.Pace(
     pause_seconds=0.03,
     most_rounds=8,
     steady_blocks=2,
-    case_seconds=10.0,
+    case_seconds=6.0,
 )
 """A core's speed changes every few seconds; short turns let every engine meet the fast ones, so
 that minima are comparable. Cases go on until each engine had some of them."""
@@ -198,6 +198,7 @@ def main(
         small=quick,
         timeout=timeout,
         known=known,
+        pin=True,
     )
     effort = roofline.QUICK if quick else roofline.Effort()
     with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
