@@ -9,7 +9,6 @@ import numpy as np
 
 from engine.graph.ir import Value
 from engine.runner import Ready, Runner
-from engine.runtime.memory import address
 from engine.specification import Arguments
 
 Array = np.ndarray[Any, Any]
@@ -102,19 +101,14 @@ class Direct:
             made = runner.run_bound(ready, arrays)
             return {output[0]: array for output, array in zip(outputs, made, strict=True)}
         job = runner.idle_job(ready)
-        bases, place = job.bases, 2
-        for array in arrays:
-            bases[place] = address(array)
-            place += 1
         results = {}
         try:
             for name, shape, dtype in outputs:
                 results[name] = array = np.empty(shape, dtype)
-                bases[place] = address(array)
-                place += 1
+                arrays.append(array)
         except MemoryError as error:
             raise runner.no_room(error) from None
-        runner.finish(ready, job, runner.gang.run_inline(job, bound.arena))
+        runner.finish(ready, job, runner.gang.run_inline(job, bound.arena, arrays))
         return results
 
     def _meet(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Ready, list[_Output]] | None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from engine.direct import Direct
 from engine.roofline import Roofline, measure
+from engine.runtime.gang import Spare
 from engine.runtime.layout import Job as JobLayout
 from engine.runtime.layout import Op
-from engine.runtime.memory import Block, address
+from engine.runtime.memory import address
 from engine.session import Session
 from engine.work import operations
 
@@ -57,8 +58,8 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     ready = runner.bind(sizes)
     job, results = runner.prepare(ready, direct.reads(arrays))
     bound = ready.bound
-    block, scratch = Block(bound.arena), Block(64 << 20, huge=False)
-    job.bases[0] = block.address
+    spare = Spare()
+    spare.grow(bound.arena)
     best = [float("inf")] * bound.count
     times = [0] * bound.count
     start = address(bound.operations)
@@ -70,7 +71,7 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
         while index < bound.count:
             job.words[JobLayout.OPS // 8] = start + index * Op.SIZE
             before = time.thread_time()
-            status = inline(job.address, scratch.address)
+            status = inline(job.memory, spare.memory)
             seconds[index] += time.thread_time() - before
             times[index] += 1
             runner.check(status and status + (index << 8))

@@ -56,12 +56,11 @@ def _call_kernel(k: Walker, op: Val, parameters: Val, context: Val, begin: Val, 
     return Val(k, k.b.call(_Callee(function.v), arguments))
 
 
-def run_inline(k: Walker) -> None:
-    """The kernel ``inline``: every operation in turn on the calling thread.
+def run_inline(k: Walker, job: Val, scratch: Val) -> None:
+    """Return after every operation was done in turn on the calling thread.
 
     Leaves in the job's frontier with which operation a jump that ended the program went on, else 0.
     """
-    job, scratch = k.words, k.context
     bases = k.pointer_at(job, Job.BASES)
     context = _new_context(k, bases, scratch, k.const(0), k.const(1))
     ops, parameters = k.pointer_at(job, Job.OPS), k.pointer_at(job, Job.PARAMETERS)

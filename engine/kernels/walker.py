@@ -6,7 +6,10 @@ Entry points of the kernel signature ``(ptr, ptr, i64, i64) -> i64``:
 - ``submit(gang, job, -, -)``: zeroes the job's counters and publishes it; its ticket, or -1 where
   the queue is full.
 - ``wait(job, -, spin, -)``: until the job is finished; spins at most `spin` cycles, then sleeps.
-- ``inline(job, scratch, -, -)``: runs the job on the caller's thread.
+- ``inline(-, arguments, count, -)``: a built-in function of Python (METH_FASTCALL). Runs a job on
+  its caller's thread, without the GIL; returns its status as an int. The arguments are arrays: the
+  job's memory, the addresses of an arena and of scratch, and those whose addresses become the
+  job's bases from 2 on.
 - ``stop(gang, -, -, -)``: lets the gang's threads return.
 
 How threads share the operations of a job: `engine.kernels.operations`.
@@ -14,18 +17,18 @@ How threads share the operations of a job: `engine.kernels.operations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import llvmlite.ir as ir
 
 from engine.codegen.abi import Layout
-from engine.codegen.builder import I32, Val
+from engine.codegen.builder import I32, I64, PTR, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
 from engine.kernels.atomics import Walker
 from engine.kernels.operations import run, run_inline
-from engine.runtime.layout import LINE, Gang, Job, Member
+from engine.runtime.layout import LINE, Gang, Job, Member, Spare
 
 
 def _gang(k: Walker) -> None:
@@ -101,6 +104,31 @@ def _wait(k: Walker) -> None:
     k.ret(k.read(job, Job.STATUS))
 
 
+def _inline(k: Walker, header: int) -> None:
+    """`header` is the size of an object's header, behind which an array holds its address."""
+    arguments, count = k.context, k.begin
+
+    def address(place: Val | int) -> Val:
+        return k.pointer_at(k.pointer_at(k.offset(arguments, place * 8), 0), header)
+
+    def python(name: str, kind: Any, given: Sequence[Val]) -> Val:
+        function = ir.Function(k.module, ir.FunctionType(kind, [v.type for v in given]), name)
+        return Val(k, k.b.call(function, [v.v for v in given]))
+
+    walk = k.local_function(f"{k.function.name}_walk", [PTR, PTR])
+    with k.within(walk) as (job, scratch):
+        run_inline(k, job, scratch)
+    job, memory = address(0), address(1)
+    bases = k.pointer_at(job, Job.BASES)
+    k.store(k.pointer_at(memory, Spare.ARENA), bases)
+    with k.loop(2, count) as place:
+        k.store(address(place), k.offset(bases, place * 8))
+    state = python("PyEval_SaveThread", PTR, [])
+    status = k.call(walk, [job, k.pointer_at(memory, Spare.SCRATCH)])
+    python("PyEval_RestoreThread", ir.VoidType(), [state])
+    k.ret(python("PyLong_FromLongLong", I64, [status]))
+
+
 def _stop(k: Walker) -> None:
     gang = k.words
     k.publish(k.const(1), k.offset(gang, Gang.STOP), "seq_cst")
@@ -113,14 +141,16 @@ _ENTRIES: Final[dict[str, Callable[[Walker], None]]] = {
     "gang": _gang,
     "submit": _submit,
     "wait": _wait,
-    "inline": run_inline,
     "stop": _stop,
 }
 
 
 def _build(symbol: str, target: Target, options: Options) -> str:
     k = Walker(symbol, target, Layout())
-    _ENTRIES[options["entry"]](k)
+    if options["entry"] == "inline":
+        _inline(k, options["header"])
+    else:
+        _ENTRIES[options["entry"]](k)
     if not k.b.block.is_terminated:
         k.b.unreachable()
     return str(k.module)

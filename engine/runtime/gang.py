@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -23,9 +24,11 @@ from engine import cpu
 from engine.codegen.compiler import Compiler
 from engine.codegen.kernel import KernelSpec
 from engine.errors import EngineError
+from engine.runtime.builtin import builtin
 from engine.runtime.layout import Gang as GangLayout
 from engine.runtime.layout import Job as JobLayout
 from engine.runtime.layout import Member, counter_bytes
+from engine.runtime.layout import Spare as SpareLayout
 from engine.runtime.memory import Arena, Block, address, words
 
 SCRATCH: Final = 64 << 20
@@ -42,21 +45,19 @@ _ENTRY: Final = ctypes.CFUNCTYPE(
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
 
-_PAIR: Final = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
-"""An entry point that looks at its first two arguments only; ctypes converts no others."""
-
 
 class Native:
     """The walker's entry points as Python callables; they release the GIL."""
 
     def __init__(self, compiler: Compiler) -> None:
-        entries = ("gang", "submit", "wait", "inline", "stop")
+        entries = ("gang", "submit", "wait", "stop")
         specs = {entry: KernelSpec.of("walker", entry=entry) for entry in entries}
+        specs["inline"] = KernelSpec.of("walker", entry="inline", header=object.__basicsize__)
         found = compiler.functions(specs.values())
         self.gang_address = found[specs["gang"]]
         self.submit = _ENTRY(found[specs["submit"]])
         self.wait = _ENTRY(found[specs["wait"]])
-        self.inline = _PAIR(found[specs["inline"]])
+        self.inline: Callable[..., int] = builtin("inline", found[specs["inline"]])
         self.stop = _ENTRY(found[specs["stop"]])
 
 
@@ -67,7 +68,7 @@ class Job:
     fastest to write from Python; all of a job is one piece of memory.
     """
 
-    __slots__ = ("_keep", "address", "bases", "ticket", "words")
+    __slots__ = ("_keep", "address", "bases", "memory", "ticket", "words")
 
     def __init__(
         self,
@@ -80,7 +81,8 @@ class Job:
         size = JobLayout.SIZE // 8
         counters = size + -(-bases // 8) * 8
         memory = words(counters + counter_bytes(count, threads) // 8)
-        self._keep = (operations, parameters, memory)
+        self._keep = (operations, parameters)
+        self.memory = memory
         self.address = start = address(memory)
         view = memory.data
         self.words = fields = view[:size]
@@ -105,9 +107,8 @@ class Job:
     @property
     def position(self) -> int:
         """A number that changes with every claim of work while the job runs."""
-        memory = self._keep[2]
         first = (int(self.words[JobLayout.COUNTERS // 8]) - self.address) // 8
-        return int(memory[first:].sum())
+        return int(self.memory[first:].sum())
 
     @property
     def status(self) -> int:
@@ -115,14 +116,25 @@ class Job:
         return int(self.words[JobLayout.STATUS // 8])
 
 
-class _Spare:
-    """What a caller needs that runs a program itself: an arena, and scratch once it is used."""
+class Spare:
+    """What a caller needs that runs a program itself: scratch, and an arena of `size` bytes."""
 
-    __slots__ = ("arena", "scratch")
+    __slots__ = ("_arena", "_scratch", "memory", "size")
 
     def __init__(self) -> None:
-        self.arena = Arena()
-        self.scratch: Block | None = None
+        self._arena = Arena()
+        self._scratch: Block | None = None
+        self.memory = words(SpareLayout.SIZE // 8)
+        self.size = -1
+
+    def grow(self, size: int) -> None:
+        """Make the arena at least `size` bytes."""
+        if self._scratch is None:
+            self._scratch = Block(SCRATCH, huge=False)
+            self.memory[SpareLayout.SCRATCH // 8] = self._scratch.address
+        block = self._arena.at_least(size)
+        self.memory[SpareLayout.ARENA // 8] = block.address
+        self.size = block.size
 
 
 class Gang:
@@ -137,9 +149,9 @@ class Gang:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._arena = Arena()
-        self._spares: SimpleQueue[_Spare] = SimpleQueue()
+        self._spares: SimpleQueue[Spare] = SimpleQueue()
         for _ in range(max(cpu.machine().threads, 1)):
-            self._spares.put(_Spare())
+            self._spares.put(Spare())
         self._memory = words(GangLayout.size(self.threads) // 8)
         self._memory[GangLayout.THREADS // 8] = self.threads
         self._memory[GangLayout.SPIN // 8] = SPIN_CYCLES
@@ -224,19 +236,17 @@ class Gang:
         self.submit(job)
         return int(self.native.wait(job.address, None, _CALLER_SPIN, 0))
 
-    def run_inline(self, job: Job, arena: int) -> int:
-        """Run a job on the calling thread; `arena` is the bytes it needs.
+    def run_inline(self, job: Job, arena: int, arrays: Iterable[np.ndarray[Any, Any]] = ()) -> int:
+        """Run a job on the calling thread; returns its status.
 
-        As many callers run at once as there are usable CPUs, others wait.
+        `arena` is the bytes that it needs, `arrays` become its bases from 2 on. As many callers run
+        at once as there are usable CPUs, others wait.
         """
         spare = self._spares.get()
         try:
-            block = spare.arena.at_least(arena)
-            if spare.scratch is None:
-                spare.scratch = Block(SCRATCH, huge=False)
-            job.bases[0] = block.address
-            status: int = self.native.inline(job.address, spare.scratch.address)
-            return status
+            if spare.size < arena:
+                spare.grow(arena)
+            return self.native.inline(job.memory, spare.memory, *arrays)
         finally:
             self._spares.put(spare)
 

@@ -93,6 +93,14 @@ class Member:
     SIZE: Final = LINE
 
 
+class Spare:
+    """What a job on its caller's thread runs on."""
+
+    ARENA: Final = 0
+    SCRATCH: Final = 8
+    SIZE: Final = 16
+
+
 class DimOperation(IntEnum):
     """What an instruction of `engine.plan.dim_code` computes from registers a, b and c."""
 
