@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,18 +36,15 @@ class BoundCall:
         self._inputs = dict(inputs)
         self._given = dict(outputs)
         self.outputs: dict[str, Array] = {}
-        self._run: Callable[[], int] = self._long_way
-        self._check: Callable[[int], None] = _succeeded
+        self._run: Callable[[], object] = self._long_way
         self._bind()
 
     def __call__(self) -> dict[str, Array]:
         """Run the model on what the inputs hold now. Raises RunError where the model fails."""
         if self._session._state is not self._state:
             self._bind()
-        status = self._run()
+        self._run()
         self._session._runs += 1
-        if status:
-            self._check(status)
         return self.outputs
 
     def _bind(self) -> None:
@@ -66,19 +64,11 @@ class BoundCall:
         shapes = {name: ready.outputs[place] for name, place in direct.places}
         self._make(shapes)
         made = [self.outputs[name] for name, _ in sorted(direct.places, key=lambda item: item[1])]
-        self._check = runner.check
         if ready.bound.inline and not ready.slices:
-            job, _ = runner.prepare(ready, direct.reads(arrays), made)
-            gang, arena = runner.gang, ready.bound.arena
-            self._run = lambda: gang.run_inline(job, arena)
+            fixed = [runner.base, *direct.reads(arrays), *made]
+            self._run = partial(runner.run_inline, ready.bound, fixed)
         else:
-            reads = direct.reads(arrays)
-
-            def run() -> int:
-                runner.run(sizes, reads, made)
-                return 0
-
-            self._run = run
+            self._run = partial(runner.run, sizes, direct.reads(arrays), made)
 
     def _in_order(self, arrays: list[Any]) -> list[Any]:
         """Arrays that the session accepted, in the order in which they were given."""
@@ -121,11 +111,6 @@ class BoundCall:
         for name, array in results.items():
             np.copyto(self.outputs[name], array)
 
-    def _long_way(self) -> int:
+    def _long_way(self) -> None:
         """Several segments, or numbers of inputs that count: as `Session.run`, with a copy."""
         self._fill(self._session.run(self._inputs))
-        return 0
-
-
-def _succeeded(status: int) -> None:
-    """The long way raises its errors itself."""

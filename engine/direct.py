@@ -100,15 +100,13 @@ class Direct:
         if not bound.inline or ready.slices:
             made = runner.run_bound(ready, arrays)
             return {output[0]: array for output, array in zip(outputs, made, strict=True)}
-        job = runner.idle_job(ready)
         results = {}
         try:
             for name, shape, dtype in outputs:
-                results[name] = array = np.empty(shape, dtype)
-                arrays.append(array)
+                results[name] = np.empty(shape, dtype)
         except MemoryError as error:
             raise runner.no_room(error) from None
-        runner.finish(ready, job, runner.gang.run_inline(job, bound.arena, arrays))
+        runner.run_inline(bound, [runner.base, *arrays, *results.values()])
         return results
 
     def _meet(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Ready, list[_Output]] | None:

@@ -10,8 +10,8 @@ from typing import Any
 from engine.direct import Direct
 from engine.roofline import Roofline, measure
 from engine.runtime.gang import Spare
-from engine.runtime.layout import Job as JobLayout
-from engine.runtime.layout import Op
+from engine.runtime.layout import Op, Program
+from engine.runtime.layout import Spare as SpareLayout
 from engine.runtime.memory import address
 from engine.session import Session
 from engine.work import operations
@@ -56,29 +56,29 @@ def profile(session: Session, inputs: Mapping[str, Any], rounds: int = 10) -> li
     runner = direct.runner
     arrays, sizes = session._state.arguments.accept(inputs)
     ready = runner.bind(sizes)
-    job, results = runner.prepare(ready, direct.reads(arrays))
     bound = ready.bound
+    given = [runner.base, *direct.reads(arrays), *runner.new_outputs(ready)]
     spare = Spare()
-    spare.grow(bound.arena)
+    spare.grow(bound.arena, len(given))
+    operation = bound.memory[: Program.BODY // 8].copy()
+    operation[Program.COUNT // 8] = 1
     best = [float("inf")] * bound.count
     times = [0] * bound.count
     start = address(bound.operations)
     inline = session._gang.native.inline
-    job.words[JobLayout.COUNT // 8] = 1
     for _ in range(rounds):
         seconds, times = [0.0] * bound.count, [0] * bound.count
         index = 0
         while index < bound.count:
-            job.words[JobLayout.OPS // 8] = start + index * Op.SIZE
+            operation[Program.OPS // 8] = start + index * Op.SIZE
             before = time.thread_time()
-            status = inline(job.memory, spare.memory)
+            status = inline(operation, spare.memory, *given)
             seconds[index] += time.thread_time() - before
             times[index] += 1
             runner.check(status and status + (index << 8))
-            index = int(job.words[JobLayout.FRONTIER // 8]) or index + 1
+            index = int(spare.memory[SpareLayout.FRONTIER // 8]) or index + 1
         best = [min(pair) for pair in zip(best, seconds, strict=True)]
     table = bound.operations.reshape(bound.count, Op.WORDS)
-    del results
     program = runner.program
     parameters, starts = bound.parameters.tolist(), (program.starts // 8).tolist()
     found = []

@@ -88,14 +88,12 @@ class Ragged:
             raise runner.no_room(error) from None
         job = slot.job
         job.words[JobLayout.COUNT // 8] = bound.count
-        job.bases[1] = runner.weights.address
-        table = address(bound.memory[1]) + 8 * bound.table
-        bases = [*map(address, inputs), table, *map(address, outputs)]
-        for place, base in enumerate(bases, 2):
-            job.bases[place] = base
+        arrays = [runner.base, *inputs, bound.memory[1][bound.table :], *outputs]
         if bound.inline:
-            status = gang.run_inline(job, bound.arena)
+            status = gang.run_inline(job.memory, bound.arena, arrays)
         else:
+            for place, array in enumerate(arrays, 1):
+                job.bases[place] = address(array)
             # The name keeps the arena mapped until the job is over.
             arena = gang.arena(bound.arena)
             job.bases[0] = arena.address

@@ -181,12 +181,7 @@ class _Trial:
             tried = [each for each in tried if each.rows <= own.rows and each.panels <= own.panels]
         programs = []
         for blocks in tried:
-            bound = Bound(
-                self.bound.operations.copy(),
-                self.bound.parameters.copy(),
-                *(self.bound.count, self.bound.arena, self.bound.outputs),
-                *(self.bound.inline, self.bound.estimate),
-            )
+            bound = self.bound.copy()
             self.products.change(bound, product, blocks)
             row = bound.operations.reshape(-1, Op.WORDS)[call].copy()
             row[Op.WAIT // 8], row[Op.GROUP // 8], row[Op.TARGET // 8] = 0, 1, 0

@@ -75,7 +75,7 @@ class Ready:
         self.slices: tuple[tuple[int, int, Ready], ...] = ()
         self.idle: list[Job] = []
         self.outputs = tuple(zip(bound.outputs, dtypes, strict=True))
-        self.size = bound.size + bound.count * (threads + 1) * 64
+        self.size = bound.memory.nbytes + bound.count * (threads + 1) * 64
 
 
 class Runner:
@@ -103,6 +103,7 @@ class Runner:
         self._dtypes = [np.dtype(value.dtype) for value in program.outputs]
         self._item_sizes = [dtype.itemsize for dtype in self._dtypes]
         self._bases = 2 + len(program.inputs) + len(program.outputs)
+        self.base = weights.array()
         self._bound: OrderedDict[tuple[int, ...], Ready] = OrderedDict()
         self._lock = threading.Lock()
         self._products: Products | None = None
@@ -216,13 +217,12 @@ class Runner:
         return InputError(f"{self.model}: no memory for the outputs: {error}")
 
     def idle_job(self, ready: Ready) -> Job:
-        """A job of the program that no thread looks at; `finish` takes it back."""
+        """A job of the program for the gang, that no thread looks at; `finish` takes it back."""
         try:
             job = ready.idle.pop(0)
         except IndexError:
             return self.new_job(ready.bound)
-        # A job that ran on its caller's thread is no thread's business any more.
-        if job.ticket < 0 or self.gang.passed(job):
+        if self.gang.passed(job):
             return job
         ready.idle.append(job)
         return self.new_job(ready.bound)
@@ -264,19 +264,26 @@ class Runner:
                 made = [array[begin:end] for array in outputs]
                 self.run_bound(part, [array[begin:end] for array in inputs], made)
             return outputs
-        job, outputs = self.prepare(ready, inputs, outputs)
         bound = ready.bound
         if bound.inline:
-            status = self.gang.run_inline(job, bound.arena)
-        else:
-            job.notify(-1)
-            # The name keeps the arena mapped until the job is over.
-            arena = self.gang.arena(bound.arena)
-            job.bases[0] = arena.address
-            self.submitted(job)
-            status = self.gang.run(job)
-        self.finish(ready, job, status)
+            if outputs is None:
+                outputs = self.new_outputs(ready)
+            self.run_inline(bound, [self.base, *inputs, *outputs])
+            return outputs
+        job, outputs = self.prepare(ready, inputs, outputs)
+        job.notify(-1)
+        # The name keeps the arena mapped until the job is over.
+        arena = self.gang.arena(bound.arena)
+        job.bases[0] = arena.address
+        self.submitted(job)
+        self.finish(ready, job, self.gang.run(job))
         return outputs
+
+    def run_inline(self, bound: Bound, arrays: Sequence[Array]) -> None:
+        """Run a program on the calling thread on `base`, arrays for its inputs, and outputs."""
+        status = self.gang.run_inline(bound.memory, bound.arena, arrays)
+        if status:
+            self.check(status)
 
     async def run_async(self, sizes: Mapping[str, int], inputs: Sequence[Array]) -> Sequence[Array]:
         """As `run`, awaiting completion on the running asyncio loop."""
@@ -292,19 +299,18 @@ class Runner:
     async def _run_async(
         self, ready: Ready, inputs: Sequence[Array], outputs: Sequence[Array] | None = None
     ) -> Sequence[Array]:
-        job, outputs = self.prepare(ready, inputs, outputs)
         bound = ready.bound
         if bound.inline and bound.estimate < _BRIEF_NS:
-            status = self.gang.run_inline(job, bound.arena)
-        else:
-            # Imports asyncio, which takes longer than loading a small model.
-            from engine.runtime.completion import Completions
+            return self.run_bound(ready, inputs, outputs)
+        # Imports asyncio, which takes longer than loading a small model.
+        from engine.runtime.completion import Completions
 
-            arena = self.gang.arena(bound.arena)
-            job.bases[0] = arena.address
-            self.submitted(job)
-            keep = (arena, inputs, outputs, ready)
-            status = await Completions.here().run(self.gang, job, keep)
+        job, outputs = self.prepare(ready, inputs, outputs)
+        arena = self.gang.arena(bound.arena)
+        job.bases[0] = arena.address
+        self.submitted(job)
+        keep = (arena, inputs, outputs, ready)
+        status = await Completions.here().run(self.gang, job, keep)
         self.finish(ready, job, status)
         return outputs
 

@@ -1,8 +1,8 @@
 """Binding natively: evaluate dims, fill parameter words, lay out the arena, fill operations.
 
-One kernel for all programs, called as ``bind(block, parameters, -, threads)``: `block` is laid
-out by `engine.runtime.layout.Bind`, `parameters` holds a copy of the program's template. Returns
-a `BindStatus`.
+One kernel for all programs, a built-in function of Python on two arrays: a block that is laid out
+by `engine.runtime.layout.Bind`, and the memory of the bound program: `Program`, its operations, and
+its parameters, which hold a copy of the template. Returns a `BindStatus`.
 
 Buffers are placed greedily by size, best fit: largest first, each into the smallest gap among the
 placed buffers whose lifetimes overlap its own (Pisarchyk and Lee, Efficient Memory Management for
@@ -21,7 +21,15 @@ from engine.codegen.abi import Layout
 from engine.codegen.builder import F32, I1, I32, I64, PTR, KernelBuilder, Operand, Val, Variable
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
-from engine.runtime.layout import INSTRUCTION_WORDS, Bind, BindStatus, DimOperation, Op
+from engine.kernels.python_call import PythonCall
+from engine.runtime.layout import (
+    INSTRUCTION_WORDS,
+    Bind,
+    BindStatus,
+    DimOperation,
+    Op,
+    Program,
+)
 
 ALIGNMENT: Final = 64
 """Bytes; the arena's buffers start on cache lines."""
@@ -233,14 +241,14 @@ def _is_small(items: Val, cost: Val) -> Val:
     return (items * cost < SERIAL_NS) | (items <= 1)
 
 
-def _fill_operations(k: Binder, items: _Array, costs: _Array, times: _Array) -> None:
+def _fill_operations(k: Binder, table: Val, items: _Array, costs: _Array, times: _Array) -> None:
     """Fill the operation table: grain by cost, neighbouring small operations grouped.
 
     A group neither begins before the target of a jump nor goes on behind a jump.
     """
     fields = (Bind.WAITS, Bind.FUNCTIONS, Bind.STARTS, Bind.TARGETS, Bind.BREAKS)
     waits, functions, starts, targets, breaks = (k.array(field) for field in fields)
-    count, table = k.number(Bind.CALLS), k.array(Bind.OPERATIONS).base
+    count = k.number(Bind.CALLS)
     estimate, parallel, leader = (k.variable(k.const(n)) for n in (0, 0, -1))
     with k.loop(0, count) as i:
         size, cost = items[i], costs[i]
@@ -249,7 +257,7 @@ def _fill_operations(k: Binder, items: _Array, costs: _Array, times: _Array) -> 
         with k.when(breaks[i].differs(0)):
             leader.set(-1)
         claim = k.maximum(k.const(CLAIM_NS) / k.maximum(cost, 1), 1)
-        share = k.maximum(size / (k.end * SHARES), 1)
+        share = k.maximum(size / (k.number(Bind.THREADS) * SHARES), 1)
         row = k.offset(table, i * Op.SIZE)
         row_fields = {
             Op.FUNCTION: functions[i],
@@ -280,14 +288,19 @@ def _fill_operations(k: Binder, items: _Array, costs: _Array, times: _Array) -> 
     k.store(parallel.get(), k.offset(k.words, Bind.PARALLEL))
 
 
-def _build(symbol: str, target: Target, options: Options) -> str:
-    k = Binder(symbol, target, Layout())
+def _bind(k: Binder, memory: Val) -> None:
+    """Return after everything was done."""
+    calls = k.number(Bind.CALLS)
+    table = k.offset(memory, Program.BODY)
+    parameters = _Array(k, k.offset(table, calls * Op.SIZE))
     _evaluate(k)
-    values, parameters = k.array(Bind.VALUES), _Array(k, k.context)
+    k.store(table, k.offset(memory, Program.OPS))
+    k.store(calls, k.offset(memory, Program.COUNT))
+    k.store(parameters.base, k.offset(memory, Program.PARAMETERS))
+    values = k.array(Bind.VALUES)
     dynamic, at = k.number(Bind.DYNAMIC_COUNT), k.array(Bind.DYNAMIC_AT)
     with k.loop(0, dynamic) as i:
         parameters[at[i]] = values[i]
-    calls = k.number(Bind.CALLS)
     items, costs, _, times, sizes = (
         _Array(k, k.offset(values.base, (dynamic + calls * part) * 8)) for part in range(5)
     )
@@ -300,8 +313,19 @@ def _build(symbol: str, target: Target, options: Options) -> str:
         word = words[i]
         parameters[word] = parameters[word] + offsets[buffers[i]]
     _wait_for_dead(k, sizes)
-    _fill_operations(k, items, costs, times)
+    _fill_operations(k, table, items, costs, times)
     k.ret()
+
+
+def _build(symbol: str, target: Target, options: Options) -> str:
+    k = Binder(symbol, target, Layout())
+    call = PythonCall(k, options["header"])
+    bind = k.local_function(f"{symbol}_bind", [PTR, PTR])
+    block = k.words
+    with k.within(bind) as (k.words, memory):
+        _bind(k, memory)
+    k.words = block
+    call.ret(k.call(bind, [call.address(0), call.address(1)]))
     return str(k.module)
 
 

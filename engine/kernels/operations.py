@@ -22,7 +22,7 @@ import llvmlite.ir as ir
 from engine.codegen.abi import JUMP, Context, Status
 from engine.codegen.builder import I32, I64, PTR, SIGNATURE, Val, Variable
 from engine.kernels.atomics import Walker
-from engine.runtime.layout import LAST_EPOCH, LINE, POSITION_BITS, Gang, Job, Op
+from engine.runtime.layout import LAST_EPOCH, LINE, POSITION_BITS, Gang, Job, Op, Program, Spare
 
 _START_BITS: Final = 32
 """Bits of the frontier that hold an operation; those above hold the epoch."""
@@ -56,17 +56,18 @@ def _call_kernel(k: Walker, op: Val, parameters: Val, context: Val, begin: Val, 
     return Val(k, k.b.call(_Callee(function.v), arguments))
 
 
-def run_inline(k: Walker, job: Val, scratch: Val) -> None:
-    """Return after every operation was done in turn on the calling thread.
+def run_inline(k: Walker, program: Val, memory: Val) -> None:
+    """Return after every operation was done in turn on the calling thread, with a spare's memory.
 
-    Leaves in the job's frontier with which operation a jump that ended the program went on, else 0.
+    Leaves in its frontier with which operation a jump that ended the program went on, else 0.
     """
-    bases = k.pointer_at(job, Job.BASES)
+    bases, scratch = k.offset(memory, Spare.BASES), k.pointer_at(memory, Spare.SCRATCH)
     context = _new_context(k, bases, scratch, k.const(0), k.const(1))
-    ops, parameters = k.pointer_at(job, Job.OPS), k.pointer_at(job, Job.PARAMETERS)
-    frontier = k.offset(job, Job.FRONTIER)
+    ops = k.pointer_at(program, Program.OPS)
+    parameters = k.pointer_at(program, Program.PARAMETERS)
+    frontier = k.offset(memory, Spare.FRONTIER)
     k.store(k.const(0), frontier)
-    count = k.word_at(job, Job.COUNT)
+    count = k.word_at(program, Program.COUNT)
     index, jumps = k.variable(k.const(0)), k.variable(k.const(0))
     with k.while_(lambda: index.get() < count):
         op = k.offset(ops, index.get() * Op.SIZE)

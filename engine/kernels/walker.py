@@ -6,10 +6,9 @@ Entry points of the kernel signature ``(ptr, ptr, i64, i64) -> i64``:
 - ``submit(gang, job, -, -)``: zeroes the job's counters and publishes it; its ticket, or -1 where
   the queue is full.
 - ``wait(job, -, spin, -)``: until the job is finished; spins at most `spin` cycles, then sleeps.
-- ``inline(-, arguments, count, -)``: a built-in function of Python (METH_FASTCALL). Runs a job on
-  its caller's thread, without the GIL; returns its status as an int. The arguments are arrays: the
-  job's memory, the addresses of an arena and of scratch, and those whose addresses become the
-  job's bases from 2 on.
+- ``inline(-, arguments, count, -)``: a built-in function of Python. Runs a program on its caller's
+  thread; returns its status. The arguments are arrays: the program, the memory of a spare, and
+  those whose addresses become the bases from 1 on.
 - ``stop(gang, -, -, -)``: lets the gang's threads return.
 
 How threads share the operations of a job: `engine.kernels.operations`.
@@ -17,17 +16,18 @@ How threads share the operations of a job: `engine.kernels.operations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import llvmlite.ir as ir
 
 from engine.codegen.abi import Layout
-from engine.codegen.builder import I32, I64, PTR, Val
+from engine.codegen.builder import I32, PTR, Val
 from engine.codegen.kernel import Family, Options, register
 from engine.codegen.target import Target
 from engine.kernels.atomics import Walker
 from engine.kernels.operations import run, run_inline
+from engine.kernels.python_call import PythonCall
 from engine.runtime.layout import LINE, Gang, Job, Member, Spare
 
 
@@ -105,28 +105,14 @@ def _wait(k: Walker) -> None:
 
 
 def _inline(k: Walker, header: int) -> None:
-    """`header` is the size of an object's header, behind which an array holds its address."""
-    arguments, count = k.context, k.begin
-
-    def address(place: Val | int) -> Val:
-        return k.pointer_at(k.pointer_at(k.offset(arguments, place * 8), 0), header)
-
-    def python(name: str, kind: Any, given: Sequence[Val]) -> Val:
-        function = ir.Function(k.module, ir.FunctionType(kind, [v.type for v in given]), name)
-        return Val(k, k.b.call(function, [v.v for v in given]))
-
+    call = PythonCall(k, header)
     walk = k.local_function(f"{k.function.name}_walk", [PTR, PTR])
-    with k.within(walk) as (job, scratch):
-        run_inline(k, job, scratch)
-    job, memory = address(0), address(1)
-    bases = k.pointer_at(job, Job.BASES)
-    k.store(k.pointer_at(memory, Spare.ARENA), bases)
-    with k.loop(2, count) as place:
-        k.store(address(place), k.offset(bases, place * 8))
-    state = python("PyEval_SaveThread", PTR, [])
-    status = k.call(walk, [job, k.pointer_at(memory, Spare.SCRATCH)])
-    python("PyEval_RestoreThread", ir.VoidType(), [state])
-    k.ret(python("PyLong_FromLongLong", I64, [status]))
+    with k.within(walk) as (program, memory):
+        run_inline(k, program, memory)
+    program, memory = call.address(0), call.address(1)
+    with k.loop(2, call.count) as place:
+        k.store(call.address(place), k.offset(memory, place * 8 + (Spare.BASES - 8)))
+    call.ret(call.without_gil(walk, [program, memory]))
 
 
 def _stop(k: Walker) -> None:

@@ -6,11 +6,10 @@ addresses of its kernels in this process.
 
 from __future__ import annotations
 
-import ctypes
 import pickle
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,31 +18,29 @@ from engine.codegen.kernel import KernelSpec
 from engine.graph.dims import Dim, DimError
 from engine.graph.ir import Value
 from engine.plan.dim_code import DimCode
-from engine.runtime.layout import Bind, BindStatus, Op
+from engine.runtime.builtin import builtin
+from engine.runtime.layout import Bind, BindStatus, Op, Program
 from engine.runtime.memory import address, words
 from engine.tuning import Tuning
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
-BIND: Final = KernelSpec.of("bind")
+BIND: Final = KernelSpec.of("bind", header=object.__basicsize__)
 """The kernel that binds every program."""
 
-_ENTRY: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
-)
+_HEAD: Final = Program.BODY // 8
 
 
 @dataclass(slots=True)
 class Bound:
     """A program for one set of sizes.
 
-    `operations` and `parameters` are what the walker reads; `outputs` the shapes of the output
-    arrays; `inline` whether the program is so small, or has so little that threads could share,
-    that the caller runs it itself.
+    `memory` is what the walker reads, in one piece; `count` the number of operations; `outputs` the
+    shapes of the output arrays; `inline` whether the program is so small, or has so little that
+    threads could share, that the caller runs it itself.
     """
 
-    operations: Words
-    parameters: Words
+    memory: Words
     count: int
     arena: int
     outputs: tuple[tuple[int, ...], ...]
@@ -51,9 +48,21 @@ class Bound:
     estimate: int
 
     @property
-    def size(self) -> int:
-        """Bytes that the program takes."""
-        return int(self.operations.nbytes + self.parameters.nbytes)
+    def operations(self) -> Words:
+        """Every operation's words."""
+        return self.memory[_HEAD : _HEAD + self.count * Op.WORDS]
+
+    @property
+    def parameters(self) -> Words:
+        """Words of all parameter blocks."""
+        return self.memory[_HEAD + self.count * Op.WORDS :]
+
+    def copy(self) -> Bound:
+        """The program in memory of its own."""
+        made = replace(self, memory=self.memory.copy())
+        made.memory[Program.OPS // 8] = address(made.operations)
+        made.memory[Program.PARAMETERS // 8] = address(made.parameters)
+        return made
 
 
 @dataclass(slots=True)
@@ -134,7 +143,7 @@ class Sealed:
 
     def link(self, addresses: Mapping[KernelSpec, int]) -> None:
         """Fix kernel addresses; after this the program can be bound."""
-        self._native = _ENTRY(addresses[BIND])
+        self._native: Callable[[Words, Words], int] = builtin("bind", addresses[BIND])
         self._lock = threading.Lock()
         code, calls, buffers = self.code, len(self.steps), len(self.lifetimes)
         self._registers = words(code.registers)
@@ -185,27 +194,26 @@ class Sealed:
             self._block[field // 8] = address(array)
         for field, count in counts.items():
             self._block[field // 8] = count
-        self._block_address = address(self._block)
         # Single words are written from Python faster through memoryviews.
         self._fields, self._given = self._block.data, self._registers.data
         self._found = self._values.data
         self._keep = arrays
+        self._blank = words(_HEAD + calls * Op.WORDS + len(self.template))
+        self._blank[_HEAD + calls * Op.WORDS :] = self.template
 
     def bind(self, sizes: Mapping[str, int], threads: int) -> Bound:
         """The program for these sizes of its symbols. Raises DimError where they do not fit."""
-        count = len(self.steps)
-        given = [sizes[name] for name in self.symbols]
-        parameters = self.template.copy()
-        operations = words(count * Op.WORDS)
+        given = [sizes[name] for name in self.code.symbols]
+        memory = self._blank.copy()
         with self._lock:
             block = self._fields
-            block[Bind.OPERATIONS // 8] = address(operations)
+            block[Bind.THREADS // 8] = threads
             try:
                 for register, size in enumerate(given):
                     self._given[register] = size
             except ValueError:
                 raise DimError(f"sizes {given} exceed 64 bits") from None
-            status = self._native(self._block_address, address(parameters), 0, threads)
+            status = self._native(self._block, memory)
             if status:
                 self._refuse(given, status)
             arena, estimate = block[Bind.ARENA // 8], block[Bind.ESTIMATE // 8]
@@ -213,7 +221,7 @@ class Sealed:
             shapes = self._found[self._shapes_at :].tolist()
         inline = threads == 1 or estimate < self.inline_ns or not parallel
         outputs = _shapes(shapes, self.ranks)
-        return Bound(operations, parameters, count, arena, outputs, inline, estimate)
+        return Bound(memory, len(self.steps), arena, outputs, inline, estimate)
 
     def bind_series(self, name: str, series: Sequence[int], threads: int) -> Series:
         """The program for each of several values of one size, all others being 1.
@@ -221,15 +229,13 @@ class Sealed:
         For programs without buffers of their own. Raises DimError where a value does not fit.
         """
         count, calls = len(series), len(self.steps)
-        parameters = np.empty((count, len(self.template)), np.int64)
-        parameters[:] = self.template
-        operations = np.zeros((count, calls, Op.WORDS), np.int64)
+        memory = np.empty((count, len(self._blank)), np.int64)
+        memory[:] = self._blank
         values = np.empty((count, len(self._values)), np.int64)
         estimates = np.empty(count, np.int64)
-        place, step = address(parameters), parameters.strides[0]
-        table, row = address(operations), operations.strides[0]
         with self._lock:
             block, given = self._fields, self._given
+            block[Bind.THREADS // 8] = threads
             register = 0
             for number, symbol in enumerate(self.symbols):
                 given[number] = 1
@@ -237,14 +243,14 @@ class Sealed:
             for number, size in enumerate(series):
                 if self.symbols:
                     given[register] = size
-                block[Bind.OPERATIONS // 8] = table
-                status = self._native(self._block_address, place, 0, threads)
+                status = self._native(self._block, memory[number])
                 if status:
                     self._refuse([size if s == name else 1 for s in self.symbols], status)
                 values[number] = self._values
                 estimates[number] = block[Bind.ESTIMATE // 8]
-                place, table = place + step, table + row
-        return Series(operations, parameters, values[:, self._shapes_at :], estimates)
+        behind = _HEAD + calls * Op.WORDS
+        operations = memory[:, _HEAD:behind].reshape(count, calls, Op.WORDS)
+        return Series(operations, memory[:, behind:], values[:, self._shapes_at :], estimates)
 
     def predict(self, sizes: Mapping[str, int], threads: int) -> list[int]:
         """Predicted nanoseconds of every call on one thread. Raises DimError as `bind`."""

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -30,6 +30,9 @@ from engine.runtime.layout import Job as JobLayout
 from engine.runtime.layout import Member, counter_bytes
 from engine.runtime.layout import Spare as SpareLayout
 from engine.runtime.memory import Arena, Block, address, words
+
+Array = np.ndarray[Any, Any]
+Words = np.ndarray[Any, np.dtype[np.int64]]
 
 SCRATCH: Final = 64 << 20
 """Bytes reserved per thread for kernels' scratch; committed only where touched."""
@@ -117,24 +120,27 @@ class Job:
 
 
 class Spare:
-    """What a caller needs that runs a program itself: scratch, and an arena of `size` bytes."""
+    """What a caller needs that runs a program itself: scratch, an arena of `size` bytes, and
+    `memory` for the addresses of `places` arrays."""
 
-    __slots__ = ("_arena", "_scratch", "memory", "size")
+    __slots__ = ("_arena", "_scratch", "memory", "places", "size")
 
     def __init__(self) -> None:
         self._arena = Arena()
         self._scratch: Block | None = None
-        self.memory = words(SpareLayout.SIZE // 8)
-        self.size = -1
+        self.memory = words(0)
+        self.places = self.size = -1
 
-    def grow(self, size: int) -> None:
-        """Make the arena at least `size` bytes."""
+    def grow(self, size: int, places: int) -> None:
+        """Make the arena at least `size` bytes, and room for `places` arrays."""
         if self._scratch is None:
             self._scratch = Block(SCRATCH, huge=False)
-            self.memory[SpareLayout.SCRATCH // 8] = self._scratch.address
         block = self._arena.at_least(size)
-        self.memory[SpareLayout.ARENA // 8] = block.address
-        self.size = block.size
+        first = SpareLayout.BASES // 8
+        self.memory = words(first + 1 + places)
+        self.memory[SpareLayout.SCRATCH // 8] = self._scratch.address
+        self.memory[first] = block.address
+        self.size, self.places = block.size, places
 
 
 class Gang:
@@ -236,17 +242,17 @@ class Gang:
         self.submit(job)
         return int(self.native.wait(job.address, None, _CALLER_SPIN, 0))
 
-    def run_inline(self, job: Job, arena: int, arrays: Iterable[np.ndarray[Any, Any]] = ()) -> int:
-        """Run a job on the calling thread; returns its status.
+    def run_inline(self, program: Words, arena: int, arrays: Sequence[Array]) -> int:
+        """Run a program (its memory, see `engine.runtime.layout.Program`) on the calling thread.
 
-        `arena` is the bytes that it needs, `arrays` become its bases from 2 on. As many callers run
-        at once as there are usable CPUs, others wait.
+        `arena` is the bytes that it needs, `arrays` hold the weights, inputs and outputs. As many
+        callers run at once as there are usable CPUs, others wait. Returns the program's status.
         """
         spare = self._spares.get()
         try:
-            if spare.size < arena:
-                spare.grow(arena)
-            return self.native.inline(job.memory, spare.memory, *arrays)
+            if spare.size < arena or spare.places < len(arrays):
+                spare.grow(arena, len(arrays))
+            return self.native.inline(program, spare.memory, *arrays)
         finally:
             self._spares.put(spare)
 

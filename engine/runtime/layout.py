@@ -34,7 +34,19 @@ class Op:
     WORDS: Final = SIZE // 8
 
 
-class Job:
+class Program:
+    """A program that is bound to sizes: where its operations are, how many, and its parameters.
+
+    What binding makes has its operations at `BODY`, and the parameters behind them.
+    """
+
+    OPS: Final = 0
+    COUNT: Final = 8
+    PARAMETERS: Final = 16
+    BODY: Final = LINE
+
+
+class Job(Program):
     """One run of a program: what to run on what, and how far it is.
 
     `FINISHED` is a futex word: 0 running, 1 finished, 2 running with somebody asleep on it.
@@ -43,9 +55,6 @@ class Job:
     ``2**POSITION_BITS``, and how far it is: a thread that is late finds them in a later epoch.
     """
 
-    OPS: Final = 0
-    COUNT: Final = 8
-    PARAMETERS: Final = 16
     BASES: Final = 24
     COUNTERS: Final = 32
     NOTIFY: Final = 40
@@ -94,11 +103,11 @@ class Member:
 
 
 class Spare:
-    """What a job on its caller's thread runs on."""
+    """What a program on its caller's thread runs on; `BASES`, the arena first, reach to its end."""
 
-    ARENA: Final = 0
-    SCRATCH: Final = 8
-    SIZE: Final = 16
+    SCRATCH: Final = 0
+    FRONTIER: Final = 8
+    BASES: Final = 16
 
 
 class DimOperation(IntEnum):
@@ -131,7 +140,7 @@ class Bind:
     values go to `VALUES`, in which the words to fill come first, then items, costs, scratch and
     repetitions of each call, then sizes of the arena's buffers. `TARGETS` holds where jumps lead,
     as `Op.TARGET`, `BREAKS` is 1 for each call that follows a jump or is the target of one.
-    `PARALLEL` becomes the number of operations that several threads may share. `ORDER` is kept
+    `PARALLEL` becomes the number of operations that `THREADS` may share. `ORDER` is kept
     between bindings. The buffers that live together with buffer i are the `RIVALS` between entries
     i and i + 1 of `RIVAL_ROWS`.
     """
@@ -165,10 +174,10 @@ class Bind:
     ARENA_COUNT: Final = 208
     ARENA: Final = 216
     ESTIMATE: Final = 224
-    OPERATIONS: Final = 232
-    TARGETS: Final = 240
-    BREAKS: Final = 248
-    PARALLEL: Final = 256
+    TARGETS: Final = 232
+    BREAKS: Final = 240
+    PARALLEL: Final = 248
+    THREADS: Final = 256
     SIZE: Final = 264
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def test_rows_really_run_on_several_threads(
     gang = session._gang
     run = gang.run_inline
 
-    def watched(job: object, arena: int) -> int:
+    def watched(*given: Any) -> int:
         seen.add(threading.get_ident())
-        return run(job, arena)  # type: ignore[arg-type]
+        return run(*given)
 
     monkeypatch.setattr(gang, "run_inline", watched)
     for _ in range(20):

@@ -292,7 +292,7 @@ def test_a_sealed_program_can_be_stored() -> None:
     first, second = bind(sealed, 5), bind(stored, 5)
     assert first.parameters.tolist() == second.parameters.tolist()
     assert first.operations.tolist() == second.operations.tolist()
-    assert replace(first, operations=second.operations, parameters=second.parameters) == second
+    assert replace(first, memory=second.memory) == second
 
 
 def test_groups_end_with_jumps_and_begin_with_their_targets() -> None:
