@@ -16,9 +16,6 @@ Array = np.ndarray[Any, Any]
 _KNOWN_SHAPES: Final = 4096
 """Combinations of input shapes for which the bound program is remembered."""
 
-_Output = tuple[str, tuple[int, ...], np.dtype[Any]]
-"""Name, shape and data type of an output."""
-
 
 class Direct:
     """Runs a model whose one native segment takes its inputs and makes its outputs, by position.
@@ -48,7 +45,9 @@ class Direct:
         in_order = self._reads == list(range(len(inputs)))
         alike = in_order and [place for _, place in outputs] == list(range(len(outputs)))
         self._sizes = arguments.sizes if alike and not measured else None
-        self._known: dict[tuple[tuple[int, ...], ...], tuple[Ready, list[_Output]]] = {}
+        self._reader = arguments.reader(runner.program.symbols)
+        self._names = [name for name, _ in outputs]
+        self._known: dict[tuple[tuple[int, ...], ...], Ready] = {}
 
     @classmethod
     def of(
@@ -85,43 +84,45 @@ class Direct:
             arrays.append(array)
             shapes.append(array.shape)
         key = tuple(shapes)
-        found = self._known.get(key)
+        ready = self._known.get(key)
         runner = self.runner
-        if found is None or found[0].gone:
-            found = self._meet(key)
-            if found is None:
+        if ready is None or ready.gone:
+            ready = self._meet(key)
+            if ready is None:
                 return None
         else:
             runner.hits += 1
-            found[0].runs += 1
-            found[0].used = True
-        ready, outputs = found
+            ready.runs += 1
+            ready.used = True
         bound = ready.bound
         if not bound.inline or ready.slices:
-            made = runner.run_bound(ready, arrays)
-            return {output[0]: array for output, array in zip(outputs, made, strict=True)}
+            return dict(zip(self._names, runner.run_bound(ready, arrays), strict=True))
         results = {}
         try:
-            for name, shape, dtype in outputs:
+            for name, (shape, dtype) in zip(self._names, ready.outputs, strict=True):
                 results[name] = np.empty(shape, dtype)
         except MemoryError as error:
             raise runner.no_room(error) from None
         runner.run_inline(bound, [runner.base, *arrays, *results.values()])
         return results
 
-    def _meet(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Ready, list[_Output]] | None:
+    def _meet(self, shapes: tuple[tuple[int, ...], ...]) -> Ready | None:
         """The program for shapes that were not met before, or whose program had to go."""
-        assert self._sizes is not None
-        sizes = self._sizes(shapes)
-        if sizes is None:
-            return None
-        ready = self.runner.bind(sizes)
-        named = zip(self.places, ready.outputs, strict=True)
-        outputs = [(name, shape, dtype) for (name, _), (shape, dtype) in named]
+        if self._reader is not None:
+            key = self._reader.read(shapes)
+            if key is None:
+                return None
+            ready = self.runner.bind_to(key)
+        else:
+            assert self._sizes is not None
+            sizes = self._sizes(shapes)
+            if sizes is None:
+                return None
+            ready = self.runner.bind(sizes)
         if len(self._known) >= _KNOWN_SHAPES:
             self._known.clear()
-        self._known[shapes] = found = ready, outputs
-        return found
+        self._known[shapes] = ready
+        return ready
 
     def run(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> Sequence[Array]:
         """The program's outputs for arrays of the model's inputs."""

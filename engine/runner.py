@@ -29,6 +29,9 @@ _BOUND_BYTES: Final = 12 << 20
 """Bytes of bound programs, with a job for each, that a segment keeps: hundreds to thousands. One
 more would save the next visit to its shape less than 100 µs."""
 
+_LITTLE: Final = 1 << 20
+"""Bytes that every process may use."""
+
 _BRIEF_NS: Final = 100_000
 """Estimated run time up to which an awaiting caller runs a one-thread program itself."""
 
@@ -136,11 +139,15 @@ class Runner:
 
         Raises InputError where the sizes do not fit the model.
         """
-        key = tuple([sizes[name] for name in self._symbols])
+        return self.bind_to(tuple([sizes[name] for name in self._symbols]))
+
+    def bind_to(self, key: tuple[int, ...]) -> Ready:
+        """As `bind`, for the sizes of the program's symbols in order."""
         found = self._bound.get(key)
         if found is None:
-            found = self._make(key, sizes)
-            if self._slices is not None:
+            found = self._make(key)
+            if self._slices is not None and self._slices.concern(found.bound):
+                sizes = dict(zip(self._symbols, key, strict=True))
                 found.slices = self._slices.of(found.bound, sizes, self.bind)
             return found
         self.hits += 1
@@ -148,7 +155,7 @@ class Runner:
         found.used = True
         return found
 
-    def _make(self, key: tuple[int, ...], sizes: Mapping[str, int]) -> Ready:
+    def _make(self, key: tuple[int, ...]) -> Ready:
         with self._lock:
             found = self._bound.get(key)
             if found is not None:
@@ -156,11 +163,14 @@ class Runner:
                 return found
             self.misses += 1
             try:
-                bound = self.program.bind(sizes, self.gang.threads)
+                bound = self.program.bind_to(key, self.gang.threads)
             except DimError as error:
                 raise InputError(f"{self.model}: the inputs' shapes do not fit: {error}") from error
-            outputs = zip(bound.outputs, self._item_sizes, strict=True)
-            self.admit(bound.arena + sum(math.prod(shape) * size for shape, size in outputs))
+            need = bound.arena
+            for shape, size in zip(bound.outputs, self._item_sizes, strict=True):
+                need += math.prod(shape) * size
+            if need > _LITTLE:
+                self.admit(need)
             if self._products is not None:
                 self._products.apply(bound, self._chosen)
             found = Ready(key, bound, self._dtypes, self.gang.threads)

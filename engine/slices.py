@@ -41,13 +41,17 @@ class Slices:
         self._weight_bytes = weight_bytes
         self._room = int((cpu.machine().cache_bytes(3) if cache is None else cache) * _SHARE)
 
+    def concern(self, bound: Bound) -> bool:
+        """Whether a program is so large that `of` has something to decide."""
+        return bound.arena > self._room
+
     def of(
         self, bound: Bound, sizes: Mapping[str, int], bind: Callable[[Mapping[str, int]], Ready]
     ) -> tuple[tuple[int, int, Ready], ...]:
         """First row, row after the last and program of every slice; empty where the batch is best
         left whole."""
         batch = sizes.get(self._symbol, 0)
-        if bound.arena <= self._room or batch < 2:
+        if not self.concern(bound) or batch < 2:
             return ()
         rows = max(batch * self._room // bound.arena, 1)
         count = -(-batch // rows)

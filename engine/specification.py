@@ -12,6 +12,7 @@ from engine.errors import InputError
 from engine.graph.dims import Dim
 from engine.graph.ir import Value
 from engine.plan.measure import Measure, Requirement, check_known
+from engine.shape_reader import ShapeReader
 
 _KNOWN_SHAPES: Final = 4096
 """Combinations of input shapes whose sizes are remembered."""
@@ -85,6 +86,10 @@ class Arguments:
         known = {s for v in self._values.values() for dim in v.shape or () for s in dim.symbols}
         known |= {name for m in self._measures for pair in m.symbols for name in pair if name}
         return tuple(guard for guard in self._guards if not guard.symbols <= known)
+
+    def reader(self, symbols: Sequence[str]) -> ShapeReader | None:
+        """Reads these symbols off shapes, as `sizes` does; None where that takes more."""
+        return ShapeReader.of(list(self._axes.values()), symbols) if self._plain else None
 
     def accept(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, int]]:
         """C-contiguous arrays in the order of the model's inputs, and the size of every symbol.

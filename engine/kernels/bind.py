@@ -1,8 +1,8 @@
 """Binding natively: evaluate dims, fill parameter words, lay out the arena, fill operations.
 
-One kernel for all programs, a built-in function of Python on two arrays: a block that is laid out
-by `engine.runtime.layout.Bind`, and the memory of the bound program: `Program`, its operations, and
-its parameters, which hold a copy of the template. Returns a `BindStatus`.
+One kernel for all programs, a built-in function of Python. Its arguments are two arrays, a block
+that is laid out by `engine.runtime.layout.Bind` and memory for the bound program (`Program`, its
+operations, its parameters), then the sizes of the symbols. Returns a `BindStatus`.
 
 Buffers are placed greedily by size, best fit: largest first, each into the smallest gap among the
 placed buffers whose lifetimes overlap its own (Pisarchyk and Lee, Efficient Memory Management for
@@ -25,6 +25,7 @@ from engine.kernels.python_call import PythonCall
 from engine.runtime.layout import (
     INSTRUCTION_WORDS,
     Bind,
+    BindResult,
     BindStatus,
     DimOperation,
     Op,
@@ -71,6 +72,11 @@ class Binder(KernelBuilder):
     def array(self, field: int) -> _Array:
         """Array whose address stands in the block."""
         return _Array(self, self.load(self.offset(self.words, field), PTR))
+
+    def result(self, place: BindResult, value: Val) -> None:
+        """Store a result behind the values."""
+        values = self.array(Bind.VALUES)
+        values[self.number(Bind.RESULT_COUNT) + place] = value
 
     def checked(self, name: str, a: Val, b: Val, bad: Variable) -> Val:
         """Signed ``a <name> b``; sets `bad` where it does not fit."""
@@ -193,7 +199,7 @@ def _place(k: Binder, sizes: _Array) -> None:
         offsets[buffer] = offset
         ends[buffer] = offset + need
         total.set(k.maximum(total.get(), offset + need))
-    k.store(total.get(), k.offset(k.words, Bind.ARENA))
+    k.result(BindResult.ARENA, total.get())
 
 
 def _differs(variable: Variable, value: Operand) -> Val:
@@ -284,8 +290,8 @@ def _fill_operations(k: Binder, table: Val, items: _Array, costs: _Array, times:
             with otherwise:
                 parallel.add(1)
                 leader.set(-1)
-    k.store(estimate.get(), k.offset(k.words, Bind.ESTIMATE))
-    k.store(parallel.get(), k.offset(k.words, Bind.PARALLEL))
+    k.result(BindResult.ESTIMATE, estimate.get())
+    k.result(BindResult.PARALLEL, parallel.get())
 
 
 def _bind(k: Binder, memory: Val) -> None:
@@ -294,6 +300,9 @@ def _bind(k: Binder, memory: Val) -> None:
     table = k.offset(memory, Program.BODY)
     parameters = _Array(k, k.offset(table, calls * Op.SIZE))
     _evaluate(k)
+    template = k.array(Bind.TEMPLATE)
+    with k.loop(0, k.number(Bind.TEMPLATE_WORDS)) as i:
+        parameters[i] = template[i]
     k.store(table, k.offset(memory, Program.OPS))
     k.store(calls, k.offset(memory, Program.COUNT))
     k.store(parameters.base, k.offset(memory, Program.PARAMETERS))
@@ -321,11 +330,11 @@ def _build(symbol: str, target: Target, options: Options) -> str:
     k = Binder(symbol, target, Layout())
     call = PythonCall(k, options["header"])
     bind = k.local_function(f"{symbol}_bind", [PTR, PTR])
-    block = k.words
     with k.within(bind) as (k.words, memory):
         _bind(k, memory)
-    k.words = block
-    call.ret(k.call(bind, [call.address(0), call.address(1)]))
+    k.words = call.address(0)
+    call.integers(2, k.array(Bind.REGISTERS).base)
+    call.ret(k.call(bind, [k.words, call.address(1)]))
     return str(k.module)
 
 

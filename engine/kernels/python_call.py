@@ -25,8 +25,22 @@ class PythonCall:
 
     def address(self, place: Val | int) -> Val:
         """Address of the array that is the argument at `place`."""
-        found = self.k.load(self.k.offset(self.arguments, place * 8), PTR)
-        return self.k.load(self.k.offset(found, self.header), PTR)
+        return self.k.load(self.k.offset(self._object(place), self.header), PTR)
+
+    def integers(self, first: int, target: Val) -> None:
+        """Store the ints that are the arguments from `first` on as words.
+
+        Returns from the kernel with OverflowError where one has no 64 bits.
+        """
+        with self.k.loop(first, self.count) as place:
+            number = self._python("PyLong_AsLongLong", I64, [self._object(place)])
+            self.k.store(number, self.k.offset(target, (place - first) * 8))
+        error = self._python("PyErr_Occurred", I64, [])
+        with self.k.when(error.differs(0)):
+            self.k.ret(0)
+
+    def _object(self, place: Val | int) -> Val:
+        return self.k.load(self.k.offset(self.arguments, place * 8), PTR)
 
     def without_gil(self, function: Any, arguments: Sequence[Val]) -> Val:
         """Result of a local function that runs while other threads may run Python."""

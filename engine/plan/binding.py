@@ -19,7 +19,7 @@ from engine.graph.dims import Dim, DimError
 from engine.graph.ir import Value
 from engine.plan.dim_code import DimCode
 from engine.runtime.builtin import builtin
-from engine.runtime.layout import Bind, BindStatus, Op, Program
+from engine.runtime.layout import Bind, BindResult, BindStatus, Op, Program
 from engine.runtime.memory import address, words
 from engine.tuning import Tuning
 
@@ -143,12 +143,12 @@ class Sealed:
 
     def link(self, addresses: Mapping[KernelSpec, int]) -> None:
         """Fix kernel addresses; after this the program can be bound."""
-        self._native: Callable[[Words, Words], int] = builtin("bind", addresses[BIND])
+        self._native: Callable[..., int] = builtin("bind", addresses[BIND])
         self._lock = threading.Lock()
         code, calls, buffers = self.code, len(self.steps), len(self.lifetimes)
         self._registers = words(code.registers)
         self._registers[len(code.symbols) + len(code.instructions) :] = code.constants
-        self._values = words(len(code.results))
+        self._values = words(len(code.results) + len(BindResult))
         self._shapes_at = len(self.dynamic_at) + 4 * calls + buffers
         first, last = np.ascontiguousarray(self.lifetimes.reshape(-1, 2).T)
         ordered = sorted(range(buffers), key=lambda i: (first[i], last[i], i))
@@ -179,6 +179,7 @@ class Sealed:
             Bind.BUSY: np.zeros(buffers, np.int64),
             Bind.ARENA_AT: self.arena_at,
             Bind.ARENA_OF: self.arena_of,
+            Bind.TEMPLATE: self.template,
         }
         counts = {
             Bind.INSTRUCTIONS: len(code.instructions),
@@ -188,37 +189,35 @@ class Sealed:
             Bind.CALLS: calls,
             Bind.BUFFERS: buffers,
             Bind.ARENA_COUNT: len(self.arena_at),
+            Bind.TEMPLATE_WORDS: len(self.template),
         }
         self._block = words(Bind.SIZE // 8)
         for field, array in arrays.items():
             self._block[field // 8] = address(array)
         for field, count in counts.items():
             self._block[field // 8] = count
-        # Single words are written from Python faster through memoryviews.
-        self._fields, self._given = self._block.data, self._registers.data
+        self._threads = 0
+        # A few words are read faster through a memoryview.
         self._found = self._values.data
         self._keep = arrays
-        self._blank = words(_HEAD + calls * Op.WORDS + len(self.template))
-        self._blank[_HEAD + calls * Op.WORDS :] = self.template
+        self._size = _HEAD + calls * Op.WORDS + len(self.template)
 
     def bind(self, sizes: Mapping[str, int], threads: int) -> Bound:
         """The program for these sizes of its symbols. Raises DimError where they do not fit."""
-        given = [sizes[name] for name in self.code.symbols]
-        memory = self._blank.copy()
+        return self.bind_to([sizes[name] for name in self.code.symbols], threads)
+
+    def bind_to(self, given: Sequence[int], threads: int) -> Bound:
+        """As `bind`, for the sizes of the symbols in order."""
+        memory = np.empty(self._size, np.int64)
         with self._lock:
-            block = self._fields
-            block[Bind.THREADS // 8] = threads
+            self._share(threads)
             try:
-                for register, size in enumerate(given):
-                    self._given[register] = size
-            except ValueError:
-                raise DimError(f"sizes {given} exceed 64 bits") from None
-            status = self._native(self._block, memory)
+                status = self._native(self._block, memory, *given)
+            except OverflowError:
+                raise DimError(f"sizes {list(given)} exceed 64 bits") from None
             if status:
                 self._refuse(given, status)
-            arena, estimate = block[Bind.ARENA // 8], block[Bind.ESTIMATE // 8]
-            parallel = block[Bind.PARALLEL // 8]
-            shapes = self._found[self._shapes_at :].tolist()
+            *shapes, arena, estimate, parallel = self._found[self._shapes_at :].tolist()
         inline = threads == 1 or estimate < self.inline_ns or not parallel
         outputs = _shapes(shapes, self.ranks)
         return Bound(memory, len(self.steps), arena, outputs, inline, estimate)
@@ -229,28 +228,28 @@ class Sealed:
         For programs without buffers of their own. Raises DimError where a value does not fit.
         """
         count, calls = len(series), len(self.steps)
-        memory = np.empty((count, len(self._blank)), np.int64)
-        memory[:] = self._blank
+        memory = np.empty((count, self._size), np.int64)
         values = np.empty((count, len(self._values)), np.int64)
-        estimates = np.empty(count, np.int64)
         with self._lock:
-            block, given = self._fields, self._given
-            block[Bind.THREADS // 8] = threads
-            register = 0
-            for number, symbol in enumerate(self.symbols):
-                given[number] = 1
-                register = number if symbol == name else register
+            self._share(threads)
             for number, size in enumerate(series):
-                if self.symbols:
-                    given[register] = size
-                status = self._native(self._block, memory[number])
+                given = [size if symbol == name else 1 for symbol in self.symbols]
+                status = self._native(self._block, memory[number], *given)
                 if status:
-                    self._refuse([size if s == name else 1 for s in self.symbols], status)
+                    self._refuse(given, status)
                 values[number] = self._values
-                estimates[number] = block[Bind.ESTIMATE // 8]
         behind = _HEAD + calls * Op.WORDS
         operations = memory[:, _HEAD:behind].reshape(count, calls, Op.WORDS)
-        return Series(operations, memory[:, behind:], values[:, self._shapes_at :], estimates)
+        results = values.shape[1] - len(BindResult)
+        estimates = values[:, results + BindResult.ESTIMATE]
+        return Series(
+            operations, memory[:, behind:], values[:, self._shapes_at : results], estimates
+        )
+
+    def _share(self, threads: int) -> None:
+        """Cut operations for this number of threads from now on."""
+        if threads != self._threads:
+            self._block[Bind.THREADS // 8] = self._threads = threads
 
     def predict(self, sizes: Mapping[str, int], threads: int) -> list[int]:
         """Predicted nanoseconds of every call on one thread. Raises DimError as `bind`."""

@@ -133,6 +133,15 @@ class BindStatus(IntEnum):
     NEGATIVE = 2
 
 
+class BindResult(IntEnum):
+    """Words behind the values: bytes of the arena, predicted nanoseconds on one thread, and the
+    number of operations that several threads may share."""
+
+    ARENA = 0
+    ESTIMATE = 1
+    PARALLEL = 2
+
+
 class Bind:
     """What binding a program reads and writes; see `engine.kernels.bind`.
 
@@ -140,9 +149,9 @@ class Bind:
     values go to `VALUES`, in which the words to fill come first, then items, costs, scratch and
     repetitions of each call, then sizes of the arena's buffers. `TARGETS` holds where jumps lead,
     as `Op.TARGET`, `BREAKS` is 1 for each call that follows a jump or is the target of one.
-    `PARALLEL` becomes the number of operations that `THREADS` may share. `ORDER` is kept
-    between bindings. The buffers that live together with buffer i are the `RIVALS` between entries
-    i and i + 1 of `RIVAL_ROWS`.
+    `TEMPLATE` is what the parameters are before words are filled in. `ORDER` is kept between
+    bindings. The buffers that live together with buffer i are the `RIVALS` between entries i and
+    i + 1 of `RIVAL_ROWS`.
     """
 
     CODE: Final = 0
@@ -172,13 +181,12 @@ class Bind:
     ARENA_AT: Final = 192
     ARENA_OF: Final = 200
     ARENA_COUNT: Final = 208
-    ARENA: Final = 216
-    ESTIMATE: Final = 224
-    TARGETS: Final = 232
-    BREAKS: Final = 240
-    PARALLEL: Final = 248
-    THREADS: Final = 256
-    SIZE: Final = 264
+    TARGETS: Final = 216
+    BREAKS: Final = 224
+    THREADS: Final = 232
+    TEMPLATE: Final = 240
+    TEMPLATE_WORDS: Final = 248
+    SIZE: Final = 256
 
 
 def counter_bytes(operations: int, threads: int) -> int:
