@@ -61,7 +61,7 @@ class BoundCall:
             return
         runner = direct.runner
         ready = runner.bind(sizes)
-        shapes = {name: ready.outputs[place] for name, place in direct.places}
+        shapes = {name: ready.outputs[place][1:] for name, place in direct.places}
         self._make(shapes)
         made = [self.outputs[name] for name, _ in sorted(direct.places, key=lambda item: item[1])]
         if ready.bound.inline and not ready.slices:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy import empty, ndarray
 
 from engine.graph.ir import Value
 from engine.runner import Ready, Runner
@@ -72,11 +73,12 @@ class Direct:
         if self._sizes is None or len(inputs) != len(self._expected):
             return None
         # As `Arguments.accept` begins, written out: a call takes as long as these checks.
-        arrays, shapes = [], []
+        runner = self.runner
+        arrays, shapes = [runner.base], []
         for name, dtype in self._expected:
             array = inputs.get(name)
             if (
-                array.__class__ is not np.ndarray
+                array.__class__ is not ndarray
                 or array.dtype is not dtype
                 or not array.flags.c_contiguous
             ):
@@ -85,7 +87,6 @@ class Direct:
             shapes.append(array.shape)
         key = tuple(shapes)
         ready = self._known.get(key)
-        runner = self.runner
         if ready is None or ready.gone:
             ready = self._meet(key)
             if ready is None:
@@ -96,14 +97,17 @@ class Direct:
             ready.used = True
         bound = ready.bound
         if not bound.inline or ready.slices:
-            return dict(zip(self._names, runner.run_bound(ready, arrays), strict=True))
+            return dict(zip(self._names, runner.run_bound(ready, arrays[1:]), strict=True))
         results = {}
         try:
-            for name, (shape, dtype) in zip(self._names, ready.outputs, strict=True):
-                results[name] = np.empty(shape, dtype)
+            for name, shape, dtype in ready.outputs:
+                results[name] = array = empty(shape, dtype)
+                arrays.append(array)
         except MemoryError as error:
             raise runner.no_room(error) from None
-        runner.run_inline(bound, [runner.base, *arrays, *results.values()])
+        status = runner.gang.run_inline(bound.memory, bound.arena, arrays)
+        if status:
+            runner.check(status)
         return results
 
     def _meet(self, shapes: tuple[tuple[int, ...], ...]) -> Ready | None:

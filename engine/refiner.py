@@ -153,7 +153,7 @@ class _Trial:
             np.zeros([dim.evaluate(sizes) for dim in value.shape or ()], value.dtype)
             for value in runner.program.inputs
         ]
-        outputs = [np.zeros(shape, dtype) for shape, dtype in ready.outputs]
+        outputs = [np.zeros(shape, dtype) for _, shape, dtype in ready.outputs]
         self._arrays = (*inputs, *outputs)
         calls = len(runner.program.steps)
         first = len(runner.program.dynamic_at) + 2 * calls

@@ -61,14 +61,18 @@ class Ready:
     """A bound program and its idle jobs.
 
     `used` is set by every run and taken back when others are evicted, `gone` once it is evicted.
-    `key` holds the sizes that it is bound to, `runs` counts how often it was asked for. Where
-    `slices` are given, they run in its stead.
+    `key` holds the sizes that it is bound to, `runs` counts how often it was asked for, `outputs`
+    are names, shapes and data types. Where `slices` are given, they run in its stead.
     """
 
     __slots__ = ("bound", "gone", "idle", "key", "outputs", "runs", "size", "slices", "used")
 
     def __init__(
-        self, key: tuple[int, ...], bound: Bound, dtypes: Sequence[np.dtype[Any]], threads: int
+        self,
+        key: tuple[int, ...],
+        bound: Bound,
+        named: Sequence[tuple[str, np.dtype[Any]]],
+        threads: int,
     ) -> None:
         self.key = key
         self.bound = bound
@@ -77,7 +81,9 @@ class Ready:
         self.gone = False
         self.slices: tuple[tuple[int, int, Ready], ...] = ()
         self.idle: list[Job] = []
-        self.outputs = tuple(zip(bound.outputs, dtypes, strict=True))
+        self.outputs = [
+            (name, shape, dtype) for (name, dtype), shape in zip(named, bound.outputs, strict=True)
+        ]
         self.size = bound.memory.nbytes + bound.count * (threads + 1) * 64
 
 
@@ -103,8 +109,7 @@ class Runner:
         self.bound_bytes = 0
         self._submitted = _submitted.setdefault(gang, deque(maxlen=GangLayout.SLOTS))
         self._symbols = program.symbols
-        self._dtypes = [np.dtype(value.dtype) for value in program.outputs]
-        self._item_sizes = [dtype.itemsize for dtype in self._dtypes]
+        self._named = [(value.name, np.dtype(value.dtype)) for value in program.outputs]
         self._bases = 2 + len(program.inputs) + len(program.outputs)
         self.base = weights.array()
         self._bound: OrderedDict[tuple[int, ...], Ready] = OrderedDict()
@@ -166,14 +171,14 @@ class Runner:
                 bound = self.program.bind_to(key, self.gang.threads)
             except DimError as error:
                 raise InputError(f"{self.model}: the inputs' shapes do not fit: {error}") from error
+            found = Ready(key, bound, self._named, self.gang.threads)
             need = bound.arena
-            for shape, size in zip(bound.outputs, self._item_sizes, strict=True):
-                need += math.prod(shape) * size
+            for _, shape, dtype in found.outputs:
+                need += math.prod(shape) * dtype.itemsize
             if need > _LITTLE:
                 self.admit(need)
             if self._products is not None:
                 self._products.apply(bound, self._chosen)
-            found = Ready(key, bound, self._dtypes, self.gang.threads)
             self.bound_bytes += found.size
             while self.bound_bytes > self.limit and self._bound:
                 old_key, old = self._bound.popitem(last=False)
@@ -217,7 +222,7 @@ class Runner:
     def new_outputs(self, ready: Ready) -> list[Array]:
         """Arrays for the program's outputs. Raises InputError where there is no memory for them."""
         try:
-            return [np.empty(shape, dtype) for shape, dtype in ready.outputs]
+            return [np.empty(shape, dtype) for _, shape, dtype in ready.outputs]
         except MemoryError as error:
             raise self.no_room(error) from None
 
