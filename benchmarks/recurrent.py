@@ -23,7 +23,7 @@ from benchmarks.models import LAYERS
 from benchmarks.provenance import collect
 from benchmarks.remote import Remote
 from benchmarks.results import CaseResult, Limits, PeersReport, Provenance
-from benchmarks.summary import geometric_mean, slow_cases, speedup
+from benchmarks.summary import geometric_mean, slow_cases, speedup, steady_speedup
 
 SMALL_HIDDEN = 256
 """Largest hidden size whose weights a core may keep to itself."""
@@ -78,27 +78,37 @@ def show_groups(out: Console, cases: Sequence[CaseResult]) -> None:
     table = tables.grid(
         "Speed-up over the faster of onnxruntime and OpenVINO, by minima",
         *("group", "threads", "cell", "cases", "geometric mean", "worst", "of"),
+        *("at one speed", "worst", "of"),
         left=3,
     )
     for label, belongs in GROUPS:
         for threads in sorted({case.threads for case in cases}):
             for cell in ("LSTM", "GRU", "both"):
-                found = [
-                    (gain, case)
+                chosen = [
+                    case
                     for case in cases
                     if belongs(case)
                     and case.threads == threads
                     and (cell == "both" or case.title.startswith(cell))
-                    and (gain := speedup(case)) is not None
                 ]
-                if found:
-                    worst, where = min(found, key=lambda pair: pair[0])
-                    mean = geometric_mean(gain for gain, _ in found)
-                    place = f"{where.title} {where.case}"
-                    row = (str(len(found)), tables.ratio(mean), tables.ratio(worst), place)
-                    table.add_row(label, str(threads), cell, *row)
+                count, *row = _gains(chosen, speedup)
+                if count != "0":
+                    row += _gains(chosen, steady_speedup)[1:]
+                    table.add_row(label, str(threads), cell, count, *row)
         table.add_section()
     out.print(table)
+
+
+def _gains(
+    cases: Sequence[CaseResult], gain: Callable[[CaseResult], float | None]
+) -> tuple[str, str, str, str]:
+    """Number of cases that have a gain, geometric mean, worst gain, and where that is."""
+    found = [(value, case) for case in cases if (value := gain(case)) is not None]
+    if not found:
+        return "0", "-", "-", "-"
+    worst, where = min(found, key=lambda pair: pair[0])
+    mean = geometric_mean(value for value, _ in found)
+    return str(len(found)), tables.ratio(mean), tables.ratio(worst), f"{where.title} {where.case}"
 
 
 def show_missing(out: Console, cases: Sequence[CaseResult]) -> None:

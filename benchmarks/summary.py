@@ -33,6 +33,16 @@ def speedup(case: CaseResult) -> float | None:
     return None if ours is None or theirs is None else theirs / ours
 
 
+def steady_speedup(case: CaseResult) -> float | None:
+    """What `speedup` would be if all engines had met the cores at one speed.
+
+    Our share of the peak that the cores had around each visit, over the larger one of a peer.
+    """
+    ours, failed = case.share(engines.OURS), our_time(case) is None
+    theirs = [share for peer in engines.FP32_PEERS if (share := case.share(peer)) is not None]
+    return None if ours is None or failed or not theirs else ours / max(theirs)
+
+
 def scaling(cases: Sequence[CaseResult], case: CaseResult, engine: str) -> float | None:
     """Time of an engine on one thread over its time on the case's number of threads."""
     for other in cases:

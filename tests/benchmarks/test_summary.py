@@ -1,6 +1,13 @@
 import pytest
 
-from benchmarks.summary import geometric_mean, means, scaling, speedup, steady_scaling
+from benchmarks.summary import (
+    geometric_mean,
+    means,
+    scaling,
+    speedup,
+    steady_scaling,
+    steady_speedup,
+)
 from tests.benchmarks import samples
 
 
@@ -60,3 +67,15 @@ def test_means_by_group():
     assert whole.over_peer["openvino"] == pytest.approx(12.0)
     assert whole.worst == 2.0
     assert groups["batch 1"].over_fastest == 2.0
+
+
+def test_a_gain_at_one_speed_follows_shares_of_the_peak():
+    uneven = samples.case("CNN", 1, packhorse=1.0, onnxruntime=1.0, openvino=3.0)
+    shares = {"packhorse": 0.6, "onnxruntime": 0.5, "openvino": 0.2}
+    rows = [row.model_copy(update={"peak_share": shares[row.engine]}) for row in uneven.latencies]
+    shared = uneven.model_copy(update={"latencies": rows})
+    assert speedup(shared) == 1.0
+    assert steady_speedup(shared) == pytest.approx(1.2)
+    assert steady_speedup(uneven) is None
+    wrong = [row.model_copy(update={"failure": "differs"}) for row in rows]
+    assert steady_speedup(uneven.model_copy(update={"latencies": wrong})) is None
