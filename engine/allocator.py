@@ -5,7 +5,7 @@ have mappings of their own and 64 MiB of free memory that a process keeps (mallo
 M_MMAP_THRESHOLD, "dynamic"). Requests of random shapes drive it there: over 600 images of 32 to
 1100 pixels a process with the same live memory swings between 204 and 282 MiB, and small blocks
 that outlive a request come to lie between the large ones. With fixed thresholds it stays between
-210 and 220 MiB. The price is a page fault for each 4 KiB of every array above 4 MiB.
+210 and 220 MiB. The price is a page fault for each 4 KiB of every array above 1 MiB.
 
 This is a setting of the whole process, so it is for those who own one: servers and workers call
 it, loading a model does not.
@@ -17,10 +17,10 @@ import ctypes
 import os
 from typing import Final
 
-OWN_MAPPING: Final = 4 << 20
+OWN_MAPPING: Final = 1 << 20
 """Bytes from which on an array is a mapping of its own, returned to the system when dropped."""
 
-KEPT: Final = 16 << 20
+KEPT: Final = 8 << 20
 """Free bytes at the end of the heap from which on they are returned."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
