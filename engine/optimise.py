@@ -20,6 +20,7 @@ from engine.graph.passes.few_channels import few_channels
 from engine.graph.passes.fuse_elementwise import fuse_elementwise
 from engine.graph.passes.fuse_epilogue import fuse_epilogue
 from engine.graph.passes.identities import identities
+from engine.graph.passes.planar_heads import planar_heads
 from engine.graph.passes.quantization import quantization
 from engine.graph.passes.reduced_precision import Reduction, reduced_precision
 from engine.graph.passes.shared_kernels import shared_kernels
@@ -39,7 +40,7 @@ def optimise(graph: Graph) -> list[PassReport]:
         reports += measured + run(graph, CANONICAL, CANONICAL_ROUNDS)
     reports += run(graph, (recurrences, dead_code, quantization, attention, dead_code))
     reports += run(graph, (channels_last, transposes, identities, dead_code), 2)
-    reports += run(graph, (fuse_epilogue, fuse_elementwise, few_channels, siblings))
+    reports += run(graph, (fuse_epilogue, fuse_elementwise, few_channels, siblings, planar_heads))
     reports += run(graph, (shared_kernels, dead_code))
     return reports
 

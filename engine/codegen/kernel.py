@@ -88,6 +88,7 @@ _MODULES: Final = (
     "engine.kernels.gather",
     "engine.kernels.grid",
     "engine.kernels.halo",
+    "engine.kernels.heads",
     "engine.kernels.jumps",
     "engine.kernels.nonzero",
     "engine.kernels.normalize",

@@ -318,6 +318,7 @@ _MODULES: Final = (
     "engine.plan.lower.movement",
     "engine.plan.lower.normalization",
     "engine.plan.lower.padding",
+    "engine.plan.lower.heads",
     "engine.plan.lower.planes",
     "engine.plan.lower.pooling",
     "engine.plan.lower.recurrent",

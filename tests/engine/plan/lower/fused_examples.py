@@ -57,6 +57,12 @@ FUSED: dict[str, Example] = {
         {"k": weights(5, 4, 3, 3)},
         zero=("n",),
     ),
+    "packhorse.Heads": _network(
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "h", "b"], ["y"]),
+        h=weights(3, 6, 1, 1),
+        b=weights(3),
+    ),
     "packhorse.PlaneConv": Example(
         [
             helper.make_node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),

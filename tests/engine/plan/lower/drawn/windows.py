@@ -121,6 +121,26 @@ def convolutions(draw: Draw, op: str) -> Example:
     return Example([convolution, *rest], x, constants, zero=("n",), least=OPEN)
 
 
+@draws("packhorse.Heads")
+def heads(draw: Draw, op: str) -> Example:
+    """One or two narrow 1x1 convolutions of what another computed; perhaps a softmax of one."""
+    channels, kernel = pick(draw, 5, 16, 17, 40), pick(draw, 1, 3)
+    constants = {"k": weights(channels, 5, kernel, kernel)}
+    constants["h"] = weights(pick(draw, 1, 2), channels, 1, 1)
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Conv", ["c", "h"], ["p" if flag(draw) else "y"]),
+    ]
+    if nodes[-1].output[0] == "p":
+        nodes.append(helper.make_node("Softmax", ["p"], ["y"], axis=1))
+    if flag(draw):
+        constants["g"] = weights(pick(draw, 3, 4, 9), channels, 1, 1)
+        nodes.append(helper.make_node("Conv", ["c", "g"], ["z"]))
+    x = {"x": tensor("float32", "n", 5, pick(draw, 4, 9), "w")}
+    outputs = ("y", "z") if "g" in constants else ("y",)
+    return Example(nodes, x, constants, outputs, zero=("n",), least=OPEN)
+
+
 @draws("packhorse.PlaneConv")
 def convolutions_of_images(draw: Draw, op: str) -> Example:
     """First layers: few channels; perhaps a pooling that joins."""
