@@ -65,8 +65,10 @@ def plane_conv(node: Node, low: Lowering) -> None:
     rows = maximum(minimum(height // 4, Dim.of(_ROWS)), Dim.of(1))
     lanes = low.target.lanes()
     columns = lanes * shape.vectors
-    # Every vector may read on to the end of its taps.
-    elements = ceildiv(width, columns) * columns + span // column_step + lanes
+    # Every vector may read on to the end of its taps; whole cache lines, so that few loads cross.
+    elements = (
+        ceildiv(width, columns) * columns + ceildiv(span // column_step, lanes) * lanes + lanes
+    )
     lines = ((rows - 1) * row_step + reach) * channels
     finished = (outputs + shape.block + lanes) * columns
     work = channels * kernel[0] * kernel[1] * shape.channels * pool * pool
