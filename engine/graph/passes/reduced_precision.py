@@ -37,6 +37,7 @@ _FACTORS: Final = {
     "Gemm": (0, 1),
     "packhorse.Conv": (0, 1),
     "packhorse.ConvTranspose": (0, 1),
+    "packhorse.Heads": (0, 1),
     "LSTM": (0, 1, 2),
     "GRU": (0, 1, 2),
     "RNN": (0, 1, 2),
