@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.plan.options import PlanOptions
 from engine.plan.store import renamed
 from engine.pool import Pool, link
-from engine.precision import Precision
+from engine.precision import Precision, arithmetic
 from engine.runtime.gang import usable
 from engine.session import Session
 from engine.specification import Progress
@@ -59,7 +59,12 @@ def load(
     compiler, workers = pool.compiler, usable(threads)
     count = 1 if throughput else workers
     chosen = precision if isinstance(precision, Precision) else Precision.of(precision)
-    options = PlanOptions(winograd, tuning or read_tuning(compiler.target.name, folder), chosen)
+    options = PlanOptions(
+        winograd,
+        tuning or read_tuning(compiler.target.name, folder),
+        chosen,
+        arithmetic(chosen, compiler.target),
+    )
     found = identity(source)
     key = pool.plans.key(source, compiler.target, count, options)
     prepared = pool.plans.get(key) if key is not None else None

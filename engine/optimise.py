@@ -45,8 +45,10 @@ def optimise(graph: Graph) -> list[PassReport]:
     return reports
 
 
-def reduce(graph: Graph, precision: Precision) -> tuple[list[PassReport], Reduction]:
+def reduce(graph: Graph, precision: Precision, native: bool) -> tuple[list[PassReport], Reduction]:
     """Let products of an optimised model multiply in fewer bits; what became of which.
+
+    `native` tells whether the CPU has bf16 arithmetic.
 
     Raises InputError where `precision` names a node that is no product.
     """
@@ -56,7 +58,7 @@ def reduce(graph: Graph, precision: Precision) -> tuple[list[PassReport], Reduct
 
     def reducing(inner: Graph) -> PassReport:
         nonlocal found
-        report, found = reduced_precision(inner, precision)
+        report, found = reduced_precision(inner, precision, native)
         return report
 
     return run(graph, (reducing,)), found

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.codegen.target import Target
 
 KINDS: Final = ("fp32", "bf16")
 
@@ -15,8 +18,8 @@ WEIGHTS: Final = "bf16 weights"
 """What the attribute ``precision`` of a product says: both its factors are bf16 numbers, or its
 weights alone."""
 
-_FEATURES: Final = frozenset({"avx512bf16", "amx-bf16"})
-"""CPU features, under LLVM's names, that multiply bf16 numbers."""
+_VECTOR_BYTES: Final = 64
+"""Of the target whose CPUs may multiply bf16 numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +64,39 @@ class Precision:
         """Whether anything is less than float32."""
         return self.kind != "fp32"
 
-    def describe(self, products: int, changed: int) -> str:
-        """What became of it in a model of so many products, of which so many changed."""
+    def describe(self, products: int, whole: int, weights: int, native: bool) -> str:
+        """What became of it in a model of so many products.
+
+        In bf16 are `whole` of them, and of `weights` more the weights alone; `native` tells whether
+        the CPU has bf16 arithmetic.
+        """
         if not self.reduced:
             return self.kind
-        share = f"{changed} of {products} products"
         if self.emulate:
+            share = f"{whole} of {products} products"
             return f"bf16 in {share}, emulated: for judging accuracy, not for serving"
-        return f"bf16 weights in {share}, multiplied in fp32: {missing()}"
+        if native:
+            alone = f", weights alone in {weights} more" if weights else ""
+            return f"bf16 in {whole} of {products} products{alone}"
+        share = f"{weights} of {products} products"
+        return f"bf16 weights in {share}, multiplied in fp32: this CPU has no bf16 arithmetic"
 
 
 FP32: Final = Precision()
 """float32 throughout."""
 
 
-def missing() -> str:
-    """Why bf16 numbers are multiplied in float32 on this machine."""
-    # A large import, which a process that is yet to be pinned does without.
-    from engine.codegen.target import host_features
+def arithmetic(precision: Precision, target: Target) -> str:
+    """Form of `engine.kernels.pairs` in which a target multiplies bf16 numbers on this machine.
 
-    if host_features() & _FEATURES:
-        return "there are no kernels for this CPU's bf16 arithmetic yet"
-    return "this CPU has no bf16 arithmetic"
+    Empty where it does not.
+    """
+    if not precision.reduced:
+        return ""
+    # Large imports, which a process that is yet to be pinned does without.
+    from engine.codegen.target import host_features
+    from engine.kernels.pairs import FEATURES, INSTRUCTION, WRITTEN
+
+    if target.vector_bytes == _VECTOR_BYTES and host_features() >= FEATURES:
+        return INSTRUCTION
+    return WRITTEN if precision.emulate else ""

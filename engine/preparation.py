@@ -18,6 +18,7 @@ from engine.graph.ir import AnyArray, Graph, Value, subgraphs
 from engine.graph.passes import PassReport
 from engine.graph.passes.rewrite import all_graphs
 from engine.graph.reader import read
+from engine.kernels.pairs import INSTRUCTION
 from engine.optimise import optimise, reduce
 from engine.plan.explain import Record, explain
 from engine.plan.interpreted import Control, Fallback, every
@@ -151,11 +152,14 @@ def _planned(
     axis = batch_axis(graph)
     reports = optimise(graph)
     try:
-        reduced, reduction = reduce(graph, options.precision)
+        native = options.arithmetic == INSTRUCTION
+        reduced, reduction = reduce(graph, options.precision, native)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     reports += reduced
-    record.precision = options.precision.describe(len(reduction.products), len(reduction.changed))
+    record.precision = options.precision.describe(
+        len(reduction.products), len(reduction.whole), len(reduction.weights), native
+    )
     guards = infer(graph)
     report("planning")
     return _Planned(

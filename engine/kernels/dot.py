@@ -13,6 +13,9 @@ Each output element is one accumulator summed in the order of K, whatever the ti
 items or the blocking (a K block continues from fp32 partial sums kept in scratch): the schedule
 does not change bytes.
 
+A kernel of pairs (`engine.kernels.pairs`) multiplies bf16 numbers: B is packed as pairs, items copy
+all of their rows as pairs, and sums, epilogue, A and C are float32 as ever.
+
 The last tile of an item may repeat its last row, so C must not alias an input of the epilogue.
 
 Work items are (batch, row block, panel block). Parameters, strides and offsets in bytes:
@@ -38,6 +41,7 @@ from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val
 from engine.codegen.expression import Expr, emit
 from engine.codegen.kernel import Family, KernelSpec, Options, register
 from engine.codegen.target import Target
+from engine.kernels.pairs import INSTRUCTION, enabled
 from engine.kernels.rows import Entry, Head, RowBlock, levels
 from engine.kernels.tile import UNROLL, Sums, Written, multiply, zeros
 
@@ -80,8 +84,10 @@ def layout(options: Options) -> Layout:
     return Layout.of(tensors=" ".join(["b", *names]), ints=" ".join(ints))
 
 
-def spec(vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None) -> KernelSpec:
-    """Dot kernel for panels of `vectors` vectors.
+def spec(
+    vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None, pairs: str = ""
+) -> KernelSpec:
+    """Dot kernel for panels of `vectors` vectors, of float32 or in a form of `pairs`.
 
     `epilogue` computes the output from input 0, the accumulator, and inputs 1, 2, ..., whose access
     `inputs` names: ``column`` (one value per column of C), ``tile`` (shaped like C) or ``scalar``.
@@ -91,6 +97,7 @@ def spec(vectors: int, inputs: Sequence[str] = (), epilogue: Expr | None = None)
         vectors=vectors,
         inputs=list(inputs),
         epilogue=None if epilogue is None else epilogue.to_json(),
+        **({"pairs": pairs} if pairs else {}),
     )
 
 
@@ -114,7 +121,8 @@ class _Dot:
         stored = options["epilogue"]
         self.epilogue = None if stored is None else Expr.from_json(stored)
         self.ladder = k.target.tile_ladder(self.vectors)
-        self.rows = RowBlock(k, self.tabled, self.ladder, self.width * 4)
+        self.pairs: str = options.get("pairs", "")
+        self.rows = RowBlock(k, self.tabled, self.ladder, self.width * 4, self.pairs)
         self.tiles = [self._tile(height) for height in self.ladder]
 
     # Arguments: head, levels, a, stride, b, table, c, partial, n, ahead, distance, e0, e1, ...
@@ -169,7 +177,8 @@ class _Dot:
             length = k.select(i3.equals(k3 - 1), k1_last, k1)
             with k.loop(0, k2) as i2:
                 start = k.offset(a, i3 * a_k3 + i2 * a_k2)
-                multiply(k, start, stride, panel, length, sums, fetched, distance, 1, written)
+                tile = start, stride, panel, length, sums, fetched, distance
+                multiply(k, *tile, 1, written, self.pairs)
 
     def _written(self, table: Val, c: Val, height: int) -> Written:
         """Rows of C that the tile writes, taken to be as far apart as the first two of them."""
@@ -312,7 +321,9 @@ class _Dot:
         column = panel * self.width
         byte = column * 4
         k1, k2, panel_bytes = k.ints("k1 k2 panel")
-        b = k.offset(base["b"], panel * panel_bytes + first * k1 * k2 * (self.width * 4))
+        b = k.offset(
+            base["b"], panel * panel_bytes + self.rows.words(first, k1, k2) * (self.width * 4)
+        )
         c = k.offset(base["c"], byte)
         extra = [
             base[f"e{i}"] if kind == "scalar" else k.offset(base[f"e{i}"], byte)
@@ -360,8 +371,9 @@ class _Dot:
 
 def _build(symbol: str, target: Target, options: Options) -> str:
     k = KernelBuilder(symbol, target, layout(options))
-    _Dot(k, options).kernel()
-    return str(k.module)
+    dot = _Dot(k, options)
+    dot.kernel()
+    return enabled(str(k.module)) if dot.pairs == INSTRUCTION else str(k.module)
 
 
 DOT = register(Family("dot", "matrix product and convolution on packed weights", layout, _build))

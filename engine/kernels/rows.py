@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val, Variable
+from engine.codegen.builder import F32, I1, I16, I64, PTR, KernelBuilder, Val, Variable
+from engine.kernels.pairs import rounded
 from engine.kernels.tile import choose
 
 _LEVELS: Final = "k3 k2 k1 k1_last a_k3 a_k2"
@@ -40,13 +41,20 @@ class RowBlock:
     """Scratch of an item: row table, list of tiles, partial sums, copied rows, in this order.
 
     `tabled` names the operands whose row offsets the table holds, A first; `panel_bytes` are those
-    of a panel's columns.
+    of a panel's columns. With `pairs`, a form of `engine.kernels.pairs`, every row is copied as
+    pairs of bf16 numbers: those of a step of k3 side by side, the last filled up with a zero.
     """
 
     def __init__(
-        self, k: KernelBuilder, tabled: Sequence[str], ladder: Sequence[int], panel_bytes: int
+        self,
+        k: KernelBuilder,
+        tabled: Sequence[str],
+        ladder: Sequence[int],
+        panel_bytes: int,
+        pairs: str = "",
     ) -> None:
         self.k = k
+        self.pairs = pairs
         self.tabled = tabled
         self.row_bytes = 8 * len(tabled)
         self.ladder = ladder
@@ -60,7 +68,8 @@ class RowBlock:
         k = self.k
         m_block, n_block, k3_block = k.ints("m_block n_block k3_block")
         rows = m_block + self.ladder[0]
-        depth = k.minimum(k3_block, k.int("k3")) * k.int("k2") * k.maximum(*k.ints("k1 k1_last"))
+        steps, k2 = k.minimum(k3_block, k.int("k3")), k.int("k2")
+        depth = self.words(steps, k2, k.maximum(*k.ints("k1 k1_last")))
         self.head = k.scratch()
         self.table = k.offset(self.head, Head.SIZE)
         self.tiles = k.offset(self.table, rows * self.row_bytes)
@@ -70,6 +79,10 @@ class RowBlock:
         self.copies = k.offset(self.partial, sums_size)
         # An odd number of cache lines spreads the rows over all sets of the first-level cache.
         self.pitch = ((depth * 4 + 63) // 64 | 1) * 64
+
+    def words(self, steps: Val, a: Val, b: Val) -> Val:
+        """Words of 32 bits that `steps` steps of k3 take, of `a` times `b` elements each."""
+        return steps * ((a * b + 1) // 2) if self.pairs else steps * a * b
 
     def fill(self, row0: Val, count: Val) -> None:
         """Byte offsets of the item's rows; the last row is repeated to fill the tallest tile."""
@@ -108,7 +121,10 @@ class RowBlock:
         k1, k1_last, k2, k3, a_k3, a_k2 = k.ints("k1 k1_last k2 k3 a_k3 a_k2")
         run, copied, a_m2 = k.ints("run copied a_m2")
         steps, final = last - first, k.select(last.equals(k3), k1_last, k1)
-        depth = ((steps - 1) * k1 + final) * k2
+        if self.pairs:
+            depth = self.words(steps - 1, k1, k2) + self.words(k.const(1), final, k2)
+        else:
+            depth = ((steps - 1) * k1 + final) * k2
         one, none = k.const(1), k.const(0)
         both = {
             Head.PLACED: (steps, k2, k1, final, a_k3, a_k2),
@@ -131,7 +147,10 @@ class RowBlock:
             evenly = (run - (row0 + row) % run >= height) & (left >= height)
             line = k.offset(self.table, row * self.row_bytes)
             alone = left.equals(1)
-            with k.branch((evenly & copied.equals(0)) | alone) as (then, otherwise):
+            placed_here = (evenly & copied.equals(0)) | alone
+            if self.pairs:
+                placed_here = k.const(0, I1)
+            with k.branch(placed_here) as (then, otherwise):
                 with then:
                     k.store(k.offset(a, k.load(line, I64)), k.offset(entry.get(), Entry.A))
                     stride = k.select(alone, k.const(0), a_m2)
@@ -162,7 +181,11 @@ class RowBlock:
                     length = k.select(i3.equals(k3 - 1), k1_last, k1)
                     with k.loop(0, k2) as i2:
                         self._copy(k.offset(source, i3 * a_k3 + i2 * a_k2), to.get(), length)
-                        to.add(length * 4)
+                        to.add(length * (2 if self.pairs else 4))
+                    if self.pairs:
+                        with k.when(((length * k2) & 1).differs(0)):
+                            k.store(k.const(0, I16), to.get())
+                            to.add(2)
             k.ret(0)
         return function
 
@@ -170,8 +193,14 @@ class RowBlock:
         k = self.k
         whole = length & -self.lanes
         with k.loop(0, whole, self.lanes) as step:
-            k.store(k.load(k.offset(source, step * 4), self.vector), k.offset(target, step * 4))
+            value = k.load(k.offset(source, step * 4), self.vector)
+            if self.pairs:
+                k.store(rounded(k, value, self.pairs), k.offset(target, step * 2))
+            else:
+                k.store(value, k.offset(target, step * 4))
         with k.when(whole < length):
             mask = k.mask(length - whole, self.lanes)
             value = k.masked_load(k.offset(source, whole * 4), mask, self.vector)
-            k.masked_store(value, k.offset(target, whole * 4), mask)
+            if self.pairs:
+                value = rounded(k, value, self.pairs)
+            k.masked_store(value, k.offset(target, whole * (2 if self.pairs else 4)), mask)

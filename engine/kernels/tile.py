@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.codegen.builder import F32, I64, PTR, KernelBuilder, Val, Variable
+from engine.kernels.pairs import WRITTEN, add_product
 
 UNROLL: Final = 4
 """Steps of K per iteration of the inner loop."""
@@ -62,6 +63,7 @@ def multiply(
     distance: Val,
     lines: int = 1,
     written: Written | None = None,
+    pairs: str = "",
 ) -> None:
     """``sums += rows[:, :length] @ panel[:length]``; `panel` moves behind what was read.
 
@@ -70,11 +72,15 @@ def multiply(
     from `ahead` into the second; `ahead` moves behind them. Of `written` they fetch one row: stores
     that miss the first-level cache hold up the next tile, and all rows asked for at once the first
     steps of this one. 1600x512x128 takes 4 to 8 % less so on a Xeon of the Cascade Lake generation.
+
+    With `pairs`, a form of `engine.kernels.pairs`, rows and panel hold pairs of bf16 numbers, and
+    `length` counts these.
     """
-    if k.target.vector_register:
-        _assembly(k, first, stride, panel, length, sums, ahead, distance, lines, written)
+    if k.target.vector_register and pairs != WRITTEN:
+        operation = "vdpbf16ps" if pairs else "vfmadd231ps"
+        _assembly(k, first, stride, panel, length, sums, ahead, distance, lines, written, operation)
     else:
-        _plain(k, first, stride, panel, length, sums)
+        _plain(k, first, stride, panel, length, sums, pairs=bool(pairs))
 
 
 def choose(k: KernelBuilder, ladder: Sequence[int], left: Val) -> Val:
@@ -92,6 +98,7 @@ def _plain(
     panel: Variable,
     length: Val,
     sums: Sums,
+    pairs: bool,
 ) -> None:
     lanes = k.target.lanes()
     width = len(sums[0]) * lanes * 4
@@ -104,7 +111,10 @@ def _plain(
         for line, row in zip(lines, sums, strict=True):
             value = k.splat(k.load(k.offset(line, step * 4), F32), lanes)
             for total, column in zip(row, columns, strict=True):
-                total.set(k.fma(value, column, total.get()))
+                if pairs:
+                    total.set(add_product(k, value, column, total.get()))
+                else:
+                    total.set(k.fma(value, column, total.get()))
         panel.add(width)
 
 
@@ -119,6 +129,7 @@ def _assembly(
     distance: Val,
     lines: int,
     written: Written | None,
+    operation: str,
 ) -> None:
     height, vectors = len(sums), len(sums[0])
     accumulators = [total for row in sums for total in row]
@@ -152,6 +163,7 @@ def _assembly(
         lines=lines,
         written=[f"${at + groups + 3}", *(f"${fixed + len(multiples) + 1 + i}" for i in range(2))],
         written_bytes=0 if written is None else written.size,
+        operation=operation,
     )
     kind = "v" if k.target.masks else "x"
     constraints = [
@@ -199,6 +211,7 @@ class _Text:
         lines: int,
         written: list[str],
         written_bytes: int,
+        operation: str,
     ) -> None:
         self.sums = sums
         self.groups = groups
@@ -213,6 +226,7 @@ class _Text:
         self.lines = lines
         self.written = written
         self.written_bytes = written_bytes
+        self.operation = operation
 
     def loop(self) -> Iterator[str]:
         """`UNROLL` steps at a time, then one at a time."""
@@ -250,7 +264,7 @@ class _Text:
                 value = self.values[row % len(self.values)]
                 yield f"vbroadcastss {self.place(row, step * 4)}, {value}"
                 for total, column in zip(totals, self.columns, strict=True):
-                    yield f"vfmadd231ps {column}, {value}, {total}"
+                    yield f"{self.operation} {column}, {value}, {total}"
                 if row % every == 0 and fetches:
                     yield fetches.pop(0)
             yield from fetches

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from engine.codegen.expression import Expr
 from engine.codegen.kernel import KernelSpec
@@ -16,6 +18,7 @@ from engine.graph.dims import Dim, ceildiv, maximum, minimum
 from engine.kernels import dot
 from engine.kernels.rows import Head
 from engine.plan.lowering import Lowering
+from engine.plan.packing import pack, pack_pairs
 from engine.plan.tensor import ONE, ZERO, Tensor, product
 
 _DEPTH_BLOCK: Final = 1024
@@ -62,6 +65,12 @@ class Depth:
         """Steps of K in all."""
         return ((self.k3 - 1) * self.k1 + self.k1_last) * self.k2
 
+    @property
+    def pairs(self) -> Dim:
+        """Pairs of bf16 numbers in all: every step of k3 ends with a whole one."""
+        last = ceildiv(self.k1_last * self.k2, 2)
+        return (self.k3 - 1) * ceildiv(self.k1 * self.k2, 2) + last
+
 
 def flat_depth(length: Dim) -> Depth:
     """K of a matrix product as blocks of `_DEPTH_BLOCK`: long sums continue from partial ones."""
@@ -78,7 +87,8 @@ class DotCall:
 
     `rows` and `batch` are the lengths of the row and batch axes (at most three and two, outermost
     first). `b` holds panels of `vectors` vectors; `b_batch` are its batch strides in elements.
-    `extras` are the epilogue's inputs, each with its access.
+    `pairs` says in which form the panels hold pairs of bf16 numbers, if they do. `extras` are the
+    epilogue's inputs, each with its access.
     """
 
     a: Axes
@@ -90,15 +100,25 @@ class DotCall:
     columns: Dim
     depth: Depth
     vectors: int
+    pairs: str = ""
     epilogue: Expr | None = None
     extras: Sequence[tuple[str, Axes]] = field(default=())
+
+
+def packed_weights(
+    low: Lowering, matrices: np.ndarray[Any, Any], width: int, depth: Depth, name: str
+) -> Tensor:
+    """Constant panels of [batch, K, N] weights, in the form that the node multiplies them in."""
+    if not low.pairs:
+        return low.constant(pack(matrices, width), name)
+    return low.constant(pack_pairs(matrices, width, (depth.k1 * depth.k2).value), name)
 
 
 def emit_dot(low: Lowering, call: DotCall) -> None:
     """Emit the kernel call, with a schedule for this target."""
     rows, operands = _merge_rows(call)
     accesses = [access for access, _ in call.extras]
-    spec = dot.spec(call.vectors, accesses, call.epilogue)
+    spec = dot.spec(call.vectors, accesses, call.epilogue, call.pairs)
     width = call.vectors * low.target.lanes()
     height = low.target.tile_rows(call.vectors)
     m = product(rows)
@@ -130,7 +150,7 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         "k3": depth.k3,
         "a_k2": depth.a_k2 * 4,
         "a_k3": depth.a_k3 * 4,
-        "panel": depth.size * (width * 4),
+        "panel": (depth.pairs if call.pairs else depth.size) * (width * 4),
         "batch1": call.batch[-1] if call.batch else ONE,
         "m_block": m_block,
         "n_block": n_block,

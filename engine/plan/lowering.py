@@ -22,6 +22,7 @@ from engine.graph.dims import Dim
 from engine.graph.ir import Node, Value
 from engine.plan.packing import Origin
 from engine.plan.tensor import ONE, ZERO, Buffer, Space, Tensor, product, row_major
+from engine.precision import ARITHMETIC
 from engine.runtime.memory import address
 from engine.tuning import DEFAULT, Tuning
 
@@ -113,6 +114,14 @@ class Lowering:
     node: Node | None = None
     when: Dim = ONE
     times: Dim = ONE
+    arithmetic: str = ""
+
+    @property
+    def pairs(self) -> str:
+        """Form in which the node at hand multiplies constant weights as pairs of bf16 numbers,
+        empty where it multiplies float32."""
+        reduced = self.node is not None and self.node.attribute("precision") == ARITHMETIC
+        return self.arithmetic if reduced else ""
 
     @contextmanager
     def only_when(self, condition: Dim) -> Iterator[None]:

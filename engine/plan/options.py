@@ -13,11 +13,12 @@ from engine.tuning import DEFAULT, Tuning
 class PlanOptions:
     """`winograd` admits minimal filtering for 3x3 convolutions, which rounds differently; `tuning`
     holds the constants that schedules follow from; `precision` says in which type products
-    multiply."""
+    multiply, and `arithmetic` by which form of `engine.kernels.pairs`, if by any."""
 
     winograd: bool = True
     tuning: Tuning = DEFAULT
     precision: Precision = FP32
+    arithmetic: str = ""
 
 
 PLAIN: Final = PlanOptions()

@@ -21,6 +21,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from engine.codegen.target import Target
 from engine.runtime.memory import address
@@ -206,6 +207,38 @@ def panels_of(matrices: np.ndarray[Any, Any], width: int) -> FloatArray:
     if rest:
         packed[:, whole, :, :rest] = matrices[:, :, whole * width :]
     return packed
+
+
+def pairs_of(length: int, step: int) -> int:
+    """Pairs that `length` steps of K take where every `step` of them end with a whole pair."""
+    return length // step * -(-step // 2) + -(-(length % step) // 2) if step else 0
+
+
+def _pairs_shape(matrices: np.ndarray[Any, Any], width: int, step: int) -> tuple[int, ...]:
+    batch, depth, columns = matrices.shape
+    return batch, max(1, -(-columns // width)), pairs_of(depth, step), width
+
+
+@packing(_pairs_shape)
+def pack_pairs(matrices: np.ndarray[Any, Any], width: int, step: int) -> FloatArray:
+    """Panels of pairs of bf16 numbers, of shape [batch, ceil(N / width), pairs, width].
+
+    Of K, each `step` elements are filled up to whole pairs with a zero. A pair lies where a float32
+    would, its first number in the lower half. Denormal numbers become zeros, which is what they
+    count as where pairs are multiplied.
+    """
+    batch, depth, columns = matrices.shape
+    bits = np.asarray(matrices, np.float32).astype(bfloat16).view(np.uint16)
+    bits = np.where(bits & 0x7F80 == 0, bits & 0x8000, bits)
+    words = np.zeros((batch, 2 * pairs_of(depth, step), columns), np.uint16)
+    whole = depth // step if step else 0
+    padded = 2 * -(-step // 2)
+    body = words[:, : whole * padded].reshape(batch, whole, padded, columns)
+    body[:, :, :step] = bits[:, : whole * step].reshape(batch, whole, step, columns)
+    words[:, : whole * padded] = body.reshape(batch, whole * padded, columns)
+    words[:, whole * padded : whole * padded + depth - whole * step] = bits[:, whole * step :]
+    lower, upper = words[:, 0::2].astype(np.uint32), words[:, 1::2].astype(np.uint32)
+    return panels_of((lower | upper << np.uint32(16)).view(np.float32), width)
 
 
 def pad_columns(values: np.ndarray[Any, Any], width: int) -> FloatArray:

@@ -86,6 +86,7 @@ class Planner:
         weights: list[Buffer],
         spare: Spare,
         tuning: Tuning,
+        arithmetic: str = "",
         symbols: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = graph
@@ -94,6 +95,7 @@ class Planner:
         self.weights = weights
         self.spare = spare
         self.tuning = tuning
+        self.arithmetic = arithmetic
         self.segments: list[Segment] = []
         self.reasons: dict[int, str] = {}
         outside = (*graph.inputs, *graph.captures)
@@ -125,6 +127,7 @@ class Planner:
             tuning=self.tuning,
             spare=self.spare,
             symbols=self.symbols,
+            arithmetic=self.arithmetic,
         )
         for graph in inlined(self.graph):
             request_halos(graph, low)
@@ -234,6 +237,7 @@ class Planner:
                     self.weights,
                     self.spare,
                     self.tuning,
+                    self.arithmetic,
                     frozenset(self.symbols),
                 )
                 bodies[name] = (graph, inner.plan())
@@ -268,7 +272,8 @@ def plan(graph: Graph, target: Target, threads: int, options: PlanOptions = PLAI
     weights: list[Buffer] = []
     held = sum(value.data.nbytes for value in graph.values() if value.data is not None)
     spare = Spare(max(SPARE_BYTES, int(held * SPARE_SHARE)) if options.winograd else 0)
-    return Plan(Planner(graph, target, threads, weights, spare, options.tuning).plan(), weights)
+    planner = Planner(graph, target, threads, weights, spare, options.tuning, options.arithmetic)
+    return Plan(planner.plan(), weights)
 
 
 def _apply(node: Node, low: Lowering) -> None:

@@ -36,9 +36,12 @@ def run_kernel(
     *,
     scratch: int = 0,
     pieces: int = 1,
+    fill: int = 0,
     **arguments: np.ndarray[Any, Any] | tuple[np.ndarray[Any, Any], int] | int | float,
 ) -> int:
     """Call the kernel over ``[0, items)`` in `pieces` ranges; returns the first bad status.
+
+    Every byte of scratch is `fill` before.
 
     A tensor argument is an array, or (array, offset in bytes) of where its first element lies.
     """
@@ -56,7 +59,7 @@ def run_kernel(
         else:
             words[field.word] = struct.unpack("q", struct.pack("d", float(value)))[0]
     table = np.array(bases, np.int64)
-    memory = np.zeros(scratch + 128, np.uint8)
+    memory = np.full(scratch + 128, fill, np.uint8)
     start = -(-address(memory) // 64) * 64
     context = np.array([address(table), start, 0, 1], np.int64)
     function = compiler(isa).call(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from onnx import helper, numpy_helper
 
 import engine
 from engine import Precision
+from engine.codegen import target
+from engine.graph.inference import infer
+from engine.graph.reader import read
+from engine.kernels.pairs import INSTRUCTION, WRITTEN
+from engine.optimise import optimise, reduce
+from engine.precision import arithmetic
 from tests.engine.equality import assert_equal
 from tests.engine.models import chain, serialise, tensor
 
@@ -180,6 +187,84 @@ def test_rows_have_the_same_bytes_in_any_batch(precision: str | Precision) -> No
     for row in range(7):
         alone = session.run({"x": x[row : row + 1]})["y"]
         assert alone.tobytes() == whole[row : row + 1].tobytes()
+
+
+def emulated(node: Any, x: Array, weights: dict[str, Array]) -> tuple[Array, Array]:
+    """What one node gives in emulated bf16, and onnxruntime with its factors rounded."""
+    shape: list[int | str] = ["n", *x.shape[1:]]
+    model = serialise([node], [tensor("x", shape)], ["y"], weights)
+    factors = [name for name, array in weights.items() if array.ndim > 1]
+    wanted = oracle(rounded(model, *factors), x=near(x).astype(np.float32))
+    return run(model, EMULATED, x=x), wanted
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_emulated_convolutions_of_every_kind(channels: int) -> None:
+    weights = {"w": draw(12, channels, 3, 3), "b": draw(12)}
+    for attributes in (
+        {"strides": [2, 2]},
+        {"pads": [1, 0, 2, 1]},
+        {"dilations": [2, 1]},
+    ):
+        node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **attributes)
+        assert_equal(*emulated(node, draw(2, channels, 11, 9), weights))
+    grouped = {"w": draw(12, channels, 3, 3), "b": draw(12)}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=2, pads=[1, 1, 1, 1])
+    assert_equal(*emulated(node, draw(1, 2 * channels, 7, 8), grouped))
+    deep = {"w": draw(5, channels, 2, 3, 2)}
+    assert_equal(
+        *emulated(helper.make_node("Conv", ["x", "w"], ["y"]), draw(2, channels, 5, 6, 4), deep)
+    )
+    across = {"w": draw(channels, 5, 3, 3)}
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])
+    assert_equal(*emulated(node, draw(2, channels, 5, 4), across))
+
+
+def test_emulated_long_sums_and_batched_weights() -> None:
+    node = helper.make_node("MatMul", ["x", "m"], ["y"])
+    for depth in (1024, 1025, 2051):
+        found, wanted = emulated(node, draw(3, depth), {"m": draw(depth, 5)})
+        assert_equal(found, wanted)
+    assert_equal(*emulated(node, draw(2, 3, 5, 9), {"m": draw(3, 9, 7)}))
+
+
+def test_emulated_recurrent_layer_rounds_weights_and_inputs() -> None:
+    weights = {"W": draw(1, 80, 16), "R": draw(1, 80, 20), "B": draw(1, 160)}
+    node = helper.make_node("LSTM", ["x", "W", "R", "B"], ["", "y"], hidden_size=20)
+    weights = {name: array * np.float32(0.2) for name, array in weights.items()}
+    x = draw(6, 2, 16)
+    model = serialise([node], [tensor("x", ["t", "n", 16])], ["y"], weights)
+    wanted = oracle(rounded(model, "W", "R"), x=near(x).astype(np.float32))
+    assert_equal(run(model, EMULATED, x=x), wanted)
+
+
+def test_images_have_the_same_bytes_in_any_batch() -> None:
+    model, x = network(), draw(3, 16, 6, 5)
+    session = engine.load(model, threads=2, precision=EMULATED)
+    whole = session.run({"x": x})["y"]
+    for row in range(3):
+        alone = session.run({"x": x[row : row + 1]})["y"]
+        assert alone.tobytes() == np.ascontiguousarray(whole[:, row : row + 1]).tobytes()
+
+
+def test_a_cpu_with_the_instructions_multiplies_what_is_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = target.host_features()
+    monkeypatch.setattr(target, "host_features", lambda: features | {"avx512bf16"})
+    chosen = Precision.of("bf16")
+    wide = replace(target.select("baseline"), vector_bytes=64)
+    assert arithmetic(chosen, wide) == INSTRUCTION
+    assert arithmetic(EMULATED, wide) == INSTRUCTION
+    assert arithmetic(chosen, target.select("baseline")) == ""
+    assert arithmetic(Precision(), wide) == ""
+    graph = read(network())
+    infer(graph)
+    optimise(graph)
+    _, reduction = reduce(graph, chosen, native=True)
+    assert reduction.whole == ("wide", "layer", "head")
+    monkeypatch.undo()
+    assert arithmetic(EMULATED, target.select("baseline")) == WRITTEN
 
 
 def test_a_shared_weight_is_packed_once_for_products_of_one_precision() -> None:

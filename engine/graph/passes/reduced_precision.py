@@ -1,9 +1,10 @@
 """Products of bf16 numbers.
 
-A product ``y = sum(a · w)`` becomes ``sum(a · r(w))``, and where bf16 arithmetic is emulated
-``sum(r(a) · r(w))``: r rounds to bfloat16, to nearest with ties to even. The product of two such
-numbers has 16 significant bits, so float32 holds it exactly, and the kernels' float32 sums are
-those of bf16 arithmetic with float32 accumulation, in the order of K.
+A product ``y = sum(a · w)`` becomes ``sum(a · r(w))``, and where the CPU has bf16 arithmetic, or it
+is emulated, ``sum(r(a) · r(w))``: r rounds to bfloat16, to nearest with ties to even. Kernels of
+pairs (`engine.kernels.pairs`) round what they multiply with constant weights. For other products
+the graph rounds, where bf16 arithmetic is emulated: the product of two such numbers has 16
+significant bits, so float32 holds it exactly, and the sums in float32 are those of bf16 arithmetic.
 
 Products are matrix products, convolutions with more than one channel per group, transposed
 convolutions, recurrent layers and attention. Of recurrent layers, the weights and the input are
@@ -38,6 +39,7 @@ _FACTORS: Final = {
     "packhorse.Conv": (0, 1),
     "packhorse.ConvTranspose": (0, 1),
     "packhorse.Heads": (0, 1),
+    "packhorse.PlaneConv": (0, 1),
     "LSTM": (0, 1, 2),
     "GRU": (0, 1, 2),
     "RNN": (0, 1, 2),
@@ -48,15 +50,20 @@ _FACTORS: Final = {
 
 @dataclass(frozen=True)
 class Reduction:
-    """Labels of a model's products, in order, and of those that are in bf16 now."""
+    """Labels of a model's products, in order: all, those in bf16, those with weights in bf16."""
 
     products: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
-def reduced_precision(graph: Graph, precision: Precision) -> tuple[PassReport, Reduction]:
+def reduced_precision(
+    graph: Graph, precision: Precision, native: bool
+) -> tuple[PassReport, Reduction]:
     """Reduce the graph and its subgraphs as `precision` says.
 
+    `native` tells whether the CPU has bf16 arithmetic, for which there are kernels that multiply
+    what is computed with constant weights.
     Raises InputError where it keeps a node in float32 that is no product.
     """
     found = [(node, inner) for inner in all_graphs(graph) for node in products(inner)]
@@ -72,15 +79,19 @@ def reduced_precision(graph: Graph, precision: Precision) -> tuple[PassReport, R
         values: dict[int, Value] = {}
         for node in rewriter.nodes():
             if id(node) in chosen:
-                _reduce(rewriter, node, precision.emulate, rounded, values)
+                _reduce(rewriter, node, precision.emulate, native, rounded, values)
         changes += rewriter.finish()
     left = {id(value) for inner in all_graphs(graph) for value in inner.values()}
     for before, after in rounded.values():
         if id(before) in left:
             after.name = names.fresh(f"{before.name}.bf16")
-    done = tuple(node.label for node, _ in found if node.attribute("precision"))
+    whole, weights = (
+        tuple(n.label for n, _ in found if n.attribute("precision") == kind)
+        for kind in (ARITHMETIC, WEIGHTS)
+    )
+    done = {*whole, *weights}
     notes = [f"{n.label} stays in fp32: {_why(n, chosen)}" for n, _ in found if n.label not in done]
-    return PassReport("reduced_precision", changes, notes), Reduction(labels, done)
+    return PassReport("reduced_precision", changes, notes), Reduction(labels, whole, weights)
 
 
 def products(graph: Graph) -> Iterator[Node]:
@@ -117,10 +128,12 @@ def _reduce(
     rewriter: Rewriter,
     node: Node,
     emulate: bool,
+    native: bool,
     rounded: dict[int, tuple[Value, Value]],
     values: dict[int, Value],
 ) -> None:
     inputs = list(node.inputs)
+    packed = _is_packed(node)
     for place in _FACTORS[node.key]:
         value = inputs[place]
         assert value is not None
@@ -130,13 +143,25 @@ def _reduce(
                 array = rounded_to_bfloat16(value.data)
                 rounded[id(value)] = value, Value(value.name, value.dtype, value.shape, array)
             inputs[place] = rounded[id(value)][1]
-        elif emulate:
+        elif emulate and not packed:
             if id(value) not in values:
                 values[id(value)] = _rounding(rewriter, node, value)
             inputs[place] = values[id(value)]
     if any(new is not old for new, old in zip(inputs, node.inputs, strict=True)):
-        node.attributes["precision"] = ARITHMETIC if emulate else WEIGHTS
+        node.attributes["precision"] = ARITHMETIC if emulate or (native and packed) else WEIGHTS
         rewriter.rewire(node, inputs)
+
+
+def _is_packed(node: Node) -> bool:
+    """Whether the weights are constants that are packed at load, for a kernel that rounds what it
+    multiplies them with."""
+    if node.op in ("Attention", "Heads", "PlaneConv"):
+        return False
+    matrix = node.inputs[1]
+    places = (1, 2, 3, 7) if len(_FACTORS[node.key]) > 2 else (1,)
+    weights = [value for place in places if (value := node.input(place)) is not None]
+    batched = node.op == "MatMul" and matrix is not None and len(matrix.shape or ()) > 2
+    return all(value.data is not None for value in weights) and not batched
 
 
 def _rounding(rewriter: Rewriter, anchor: Node, value: Value) -> Value:

@@ -19,12 +19,12 @@ from engine.graph.dims import Dim
 from engine.graph.ir import Graph, Node, Value
 from engine.kernels import depthwise
 from engine.kernels.winograd import OUTPUTS
-from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
+from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth, packed_weights
 from engine.plan.lower.dot import epilogue_of, pack_computed
 from engine.plan.lower.minimal_filtering import direct_sum, filterings, may_filter
 from engine.plan.lower.pooling import Window, window_of
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
-from engine.plan.packing import pack, pad_columns, panel_vectors
+from engine.plan.packing import pad_columns, panel_vectors
 from engine.plan.tensor import ONE, ZERO, Tensor
 
 _CHANNEL_BLOCK = 8
@@ -231,7 +231,8 @@ def _product(
     columns = outputs // group
     vectors = panel_vectors(columns, low.target)
     width = vectors * low.target.lanes()
-    b, b_pitch = _packed_filters(low, weight, tap, group, width)
+    depth = _depth(g, channels, tuple(kernel), group)
+    b, b_pitch = _packed_filters(low, weight, tap, group, width, depth)
     rows, x_rows, y_rows = _row_axes(g)
     batch: tuple[Dim, ...] = ()
     a_batch: tuple[Dim, ...] = ()
@@ -268,8 +269,9 @@ def _product(
             batch=batch,
             b_batch=b_batch,
             columns=Dim.of(columns),
-            depth=_depth(g, channels, tuple(kernel), group),
+            depth=depth,
             vectors=vectors,
+            pairs="" if weight.data is None else low.pairs,
             epilogue=epilogue,
             extras=operands,
         ),
@@ -277,7 +279,7 @@ def _product(
 
 
 def _packed_filters(
-    low: Lowering, weight: Value, tap: int | None, group: int, width: int
+    low: Lowering, weight: Value, tap: int | None, group: int, width: int, depth: Depth
 ) -> tuple[Tensor, Dim]:
     """Panels of the filters of every group, and the elements from one group to the next.
 
@@ -292,8 +294,9 @@ def _packed_filters(
         filters = weight.data.reshape(split).transpose(axes)
         if tap is not None:
             filters = filters[:, tap]
-        packed = pack(filters.reshape(group, -1, split[1]), width)
-        return low.constant(packed, weight.name), Dim.of(packed[0].size)
+        matrices = filters.reshape(group, -1, split[1])
+        packed = packed_weights(low, matrices, width, depth, weight.name)
+        return packed, packed.strides[0]
     taps = low.read_dense(weight).view([Dim.of(n) for n in split]).permute(axes)
     if tap is not None:
         taps, kernel = taps.window(1, Dim.of(tap), ONE), [1, *kernel[1:]]

@@ -17,10 +17,10 @@ from engine.graph.dims import Dim, ceildiv, maximum, select_stride
 from engine.graph.ir import Node, Value
 from engine.kernels import pack as pack_kernel
 from engine.kernels import product as product_kernel
-from engine.plan.dot_call import Axes, DotCall, emit_dot, flat_depth
+from engine.plan.dot_call import Axes, DotCall, emit_dot, flat_depth, packed_weights
 from engine.plan.lower.product import emit_product
 from engine.plan.lowering import Lowering, NoKernel, lowers
-from engine.plan.packing import pack, panel_vectors
+from engine.plan.packing import panel_vectors
 from engine.plan.tensor import ONE, ZERO, Tensor, product
 
 
@@ -167,7 +167,8 @@ def _packed(
 ) -> None:
     depth, columns = matrix.shape
     vectors = panel_vectors(columns, low.target)
-    b = low.constant(pack(matrix[None], vectors * low.target.lanes()), name)
+    k_levels = flat_depth(Dim.of(depth))
+    b = packed_weights(low, matrix[None], vectors * low.target.lanes(), k_levels, name)
     if c.rank > 4:
         a, c = a.view((product(a.shape[:-1]), a.shape[-1])), c.view((product(c.shape[:-1]), ONE))
     emit_dot(
@@ -180,8 +181,9 @@ def _packed(
             batch=(),
             b_batch=(),
             columns=Dim.of(columns),
-            depth=flat_depth(Dim.of(depth)),
+            depth=k_levels,
             vectors=vectors,
+            pairs=low.pairs,
             epilogue=epilogue,
             extras=[_extra(access, tensor, c) for access, tensor in extras],
         ),

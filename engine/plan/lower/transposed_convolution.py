@@ -19,10 +19,10 @@ import numpy as np
 
 from engine.graph.dims import Dim
 from engine.graph.ir import Node
-from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth
+from engine.plan.dot_call import Axes, Depth, DotCall, emit_dot, flat_depth, packed_weights
 from engine.plan.lower.dot import epilogue_of
 from engine.plan.lowering import Lowering, NoKernel, copy, lowers
-from engine.plan.packing import pack, panel_vectors
+from engine.plan.packing import panel_vectors
 from engine.plan.tensor import ONE, ZERO, Tensor
 
 
@@ -87,18 +87,21 @@ def transposed_convolution(node: Node, low: Lowering) -> None:
         start = x.offset
         for axis, phase in enumerate(phases):
             start = start + x.strides[1 + axis] * phase.start
+        depth = _depth(x, data.shape[0], [len(phase.taps) for phase in phases])
+        width = vectors * low.target.lanes()
         emit_dot(
             low,
             DotCall(
                 a=_axes(replace(x, offset=start), images),
-                b=low.constant(pack(matrix[None], vectors * low.target.lanes()), weight.name),
+                b=packed_weights(low, matrix[None], width, depth, weight.name),
                 c=_axes(window, images),
                 rows=window.shape[images:-1],
                 batch=window.shape[:images],
                 b_batch=(ZERO,) * images,
                 columns=Dim.of(data.shape[1]),
-                depth=_depth(x, data.shape[0], [len(phase.taps) for phase in phases]),
+                depth=depth,
                 vectors=vectors,
+                pairs=low.pairs,
                 epilogue=epilogue,
                 extras=[_extra(access, t, phases, strides, images) for access, t in operands],
             ),

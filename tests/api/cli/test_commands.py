@@ -85,7 +85,7 @@ def test_explain(invoke: Invoke, digits: Path) -> None:
 
 def test_explain_says_what_became_of_the_precision(invoke: Invoke, digits: Path) -> None:
     done = invoke("explain", digits, "--precision", "bf16", "--bf16-first", "1")
-    assert "precision: bf16 weights in 1 of 3 products, multiplied in fp32: " in done.out
+    assert "precision: bf16 weights in 1 of " in done.out
     parsed = json.loads(invoke("explain", digits, "--json", "--precision", "bf16").out)
     names = [o["node"] for o in parsed["operations"] if o["reason"] == "bf16 weights"]
     done = invoke("explain", digits, "--precision", "bf16", "--fp32-node", names[0])
