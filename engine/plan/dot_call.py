@@ -142,7 +142,7 @@ def emit_dot(low: Lowering, call: DotCall) -> None:
         "m": m,
         "m1": padded[1],
         "m2": padded[2],
-        "run": _even_rows(call),
+        "run": maximum(_even_rows(call), 1),
         "n": call.columns,
         "k1": depth.k1,
         "k1_last": depth.k1_last,
@@ -195,7 +195,7 @@ def _even_rows(call: DotCall) -> Dim:
         elif stride != step * run:
             break
         run = run * length
-    return maximum(run, 1)
+    return run
 
 
 def _copied(call: DotCall, a: Axes) -> Dim:

@@ -104,6 +104,7 @@ class Lowering:
     weights: list[Buffer] = field(default_factory=list)
     tensors: dict[int, Tensor] = field(default_factory=dict)
     halos: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    gaps: set[int] = field(default_factory=set)
     dense: dict[int, Tensor] = field(default_factory=dict)
     joined: dict[int, Node] = field(default_factory=dict)
     threads: int = 1
@@ -191,8 +192,8 @@ class Lowering:
         """Tensor to write an output value to.
 
         With ``dense=False`` the caller copes with strides on all axes but the last: the tensor may
-        carry the zero halo that a later convolution asks for, or be a window of the Concat that is
-        its only reader.
+        carry the zero halo that a later convolution asks for, a gap behind each row, or be a window
+        of the Concat that is its only reader.
         """
         found = self.tensors.get(id(value))
         if found is not None:
@@ -203,6 +204,8 @@ class Lowering:
         window = place(self, value) if halo is None else None
         if window is not None and (window.is_contiguous or not dense):
             tensor = window
+        elif halo is None and not dense and id(value) in self.gaps:
+            tensor = self.spaced(value.dtype, value.shape, value.name)
         elif halo is None or dense:
             tensor = self.temp(value.dtype, value.shape, value.name)
         else:
@@ -224,6 +227,12 @@ class Lowering:
         buffer = Buffer(Space.ARENA, len(self.buffers), size, name)
         self.buffers.append(buffer)
         return Tensor(kind, tuple(shape), row_major(shape), buffer)
+
+    def spaced(self, dtype: Any, shape: tuple[Dim, ...], name: str = "spaced") -> Tensor:
+        """Arena memory with a cache line between the rows, whose length is constant."""
+        gap = 64 // np.dtype(dtype).itemsize
+        whole = self.temp(dtype, (*shape[:-1], shape[-1] + gap), name)
+        return replace(whole, shape=tuple(shape))
 
     def padded(
         self,

@@ -22,6 +22,7 @@ from engine.plan.interpreted import Control, Fallback, every
 from engine.plan.lower.branch import inlined
 from engine.plan.lower.convolution import request_halos
 from engine.plan.lower.movement import request_windows
+from engine.plan.lower.spacing import request_gaps
 from engine.plan.lowering import Lowering, NoKernel, Spare, check_symbols, copy, lowering_of
 from engine.plan.measure import Measure, is_measure, measured_inputs
 from engine.plan.options import PLAIN, PlanOptions
@@ -132,6 +133,7 @@ class Planner:
         for graph in inlined(self.graph):
             request_halos(graph, low)
             request_windows(graph, low)
+            request_gaps(graph, low)
         return _Open(low)
 
     def _measure(self, opened: _Open, pending: list[Node]) -> list[Node]:
