@@ -48,7 +48,7 @@ class Direct:
         self._sizes = arguments.sizes if alike and not measured else None
         self._reader = arguments.reader(runner.program.symbols)
         self._names = [name for name, _ in outputs]
-        self._known: dict[tuple[tuple[int, ...], ...], Ready] = {}
+        self._known = runner.known
 
     @classmethod
     def of(
@@ -126,6 +126,7 @@ class Direct:
         if len(self._known) >= _KNOWN_SHAPES:
             self._known.clear()
         self._known[shapes] = ready
+        ready.shapes = shapes
         return ready
 
     def run(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> Sequence[Array]:

@@ -25,6 +25,11 @@ from engine.slices import Slices
 
 Array = np.ndarray[Any, Any]
 
+_OBJECTS: Final = 1536
+"""Bytes of the Python objects that stand for a bound program: sizes, shapes, places in tables."""
+
+Shapes = tuple[tuple[int, ...], ...]
+
 _BOUND_BYTES: Final = 12 << 20
 """Bytes of bound programs, with a job for each, that a segment keeps: hundreds to thousands. One
 more would save the next visit to its shape less than 100 µs."""
@@ -62,10 +67,22 @@ class Ready:
 
     `used` is set by every run and taken back when others are evicted, `gone` once it is evicted.
     `key` holds the sizes that it is bound to, `runs` counts how often it was asked for, `outputs`
-    are names, shapes and data types. Where `slices` are given, they run in its stead.
+    are names, shapes and data types. Where `slices` are given, they run in its stead. `shapes` are
+    those under which the runner's `known` finds it.
     """
 
-    __slots__ = ("bound", "gone", "idle", "key", "outputs", "runs", "size", "slices", "used")
+    __slots__ = (
+        "bound",
+        "gone",
+        "idle",
+        "key",
+        "outputs",
+        "runs",
+        "shapes",
+        "size",
+        "slices",
+        "used",
+    )
 
     def __init__(
         self,
@@ -80,11 +97,12 @@ class Ready:
         self.used = False
         self.gone = False
         self.slices: tuple[tuple[int, int, Ready], ...] = ()
+        self.shapes: Shapes | None = None
         self.idle: list[Job] = []
         self.outputs = [
             (name, shape, dtype) for (name, dtype), shape in zip(named, bound.outputs, strict=True)
         ]
-        self.size = bound.memory.nbytes + bound.count * (threads + 1) * 64
+        self.size = bound.memory.nbytes + bound.count * (threads + 1) * 64 + _OBJECTS
 
 
 class Runner:
@@ -113,6 +131,8 @@ class Runner:
         self._bases = 2 + len(program.inputs) + len(program.outputs)
         self.base = weights.array()
         self._bound: OrderedDict[tuple[int, ...], Ready] = OrderedDict()
+        # Programs by the shapes of inputs, for callers; what is evicted leaves it too.
+        self.known: dict[Shapes, Ready] = {}
         self._lock = threading.Lock()
         self._products: Products | None = None
         self._chosen: Chosen = {}
@@ -137,6 +157,7 @@ class Runner:
             for ready in self._bound.values():
                 ready.gone = True
             self._bound.clear()
+            self.known.clear()
             self.bound_bytes = 0
 
     def bind(self, sizes: Mapping[str, int]) -> Ready:
@@ -188,6 +209,8 @@ class Runner:
                     self._bound[old_key] = old
                     continue
                 old.gone = True
+                if old.shapes is not None:
+                    self.known.pop(old.shapes, None)
                 self.bound_bytes -= old.size
                 self.evictions += 1
             self._bound[key] = found

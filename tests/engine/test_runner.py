@@ -55,6 +55,21 @@ def test_memory_is_bounded_and_results_stay(session: engine.Session) -> None:
     assert small.evictions == small.misses - 2
 
 
+def test_evicted_programs_are_not_held_by_their_shapes() -> None:
+    own = engine.load(chain(width=16, layers=2), threads=2)
+    direct = own._state.direct
+    assert direct is not None
+    kept = direct.runner
+    kept.limit = 3 * kept.bind({"rows": 1}).size
+    for count in [*range(1, 40), 3, 39, 38]:
+        np.testing.assert_array_equal(own.run({"x": rows(count)})["y"].shape, (count, 16))
+        assert len(kept.known) <= 3
+        assert all(not ready.gone for ready in kept.known.values())
+    assert kept.evictions > 30
+    kept.forget()
+    assert not kept.known
+
+
 def test_one_caller_binds_for_all(session: engine.Session) -> None:
     shared = runner(session, programs=4)
     wall = threading.Barrier(6)
