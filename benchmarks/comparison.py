@@ -15,6 +15,7 @@ from benchmarks.flops import FlopCounter
 from benchmarks.machine import usable_cpus
 from benchmarks.models import BenchmarkModel, Dims, case_name, model_path
 from benchmarks.results import CaseResult, Latency, Loading, Visit
+from benchmarks.summary import best_speed
 from benchmarks.turns import STEADY, Pace, Steadiness, Times, take_turns
 
 
@@ -73,11 +74,9 @@ def with_peak_shares(cases: Sequence[CaseResult]) -> list[CaseResult]:
     probe of as many cores in the run; where an engine has none, all its visits count. The peak is
     the higher of the two probes. bf16 work is not limited by that peak.
     """
-    best: dict[int, float] = {}
-    for case in cases:
-        speeds = [visit.speed for row in case.latencies for visit in row.visits]
-        best[case.threads] = max([best.get(case.threads, 0.0), *speeds])
-    return [_shared(case, STEADY * best[case.threads]) for case in cases]
+    counts = {case.threads for case in cases}
+    full = {threads: STEADY * threads * best_speed(cases, threads) for threads in counts}
+    return [_shared(case, full[case.threads]) for case in cases]
 
 
 def _shared(case: CaseResult, full: float) -> CaseResult:

@@ -88,9 +88,11 @@ def main(
         out.print(f"[yellow]{note}[/]")
     if not names:
         raise typer.Exit(1)
-    pace = turns.QUICK if quick else turns.Pace(rounds=rounds)
+    pace = turns.Pace(rounds, most_rounds=3 * rounds, steady_blocks=2, case_seconds=90.0)
     only = frozenset(case) if case else None
-    plan = Plan(chosen, names, counts, pace, cache, isa, quick, timeout, only=only)
+    plan = Plan(
+        chosen, names, counts, turns.QUICK if quick else pace, cache, isa, quick, timeout, only=only
+    )
     effort = roofline.QUICK if quick else roofline.Effort()
     with Remote(partial(roofline.Meter, effort)) as meter, Status("", console=out) as status:
         status.update("measuring the machine")

@@ -65,8 +65,11 @@ def steady_scaling(cases: Sequence[CaseResult], case: CaseResult, engine: str) -
 
 
 def best_speed(cases: Iterable[CaseResult], threads: int) -> float:
-    """Highest speed per core of any case on so many threads."""
-    return max((case.core_speed for case in cases if case.threads == threads), default=0.0)
+    """Highest speed per core on so many threads: of any case, or any probe around its blocks."""
+    chosen = [case for case in cases if case.threads == threads]
+    visits = [visit for case in chosen for row in case.latencies for visit in row.visits]
+    probes = [max(visit.before, visit.after) / threads for visit in visits]
+    return max([*probes, *(case.core_speed for case in chosen)], default=0.0)
 
 
 def slow_cases(cases: Sequence[CaseResult]) -> list[CaseResult]:
