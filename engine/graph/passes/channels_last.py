@@ -26,8 +26,8 @@ from engine.graph.ir import OURS, Graph, Node, Value, subgraphs
 from engine.graph.passes.manager import PassReport
 from engine.graph.passes.rewrite import Names, all_graphs, constant_value
 from engine.graph.passes.transposes import permutation
+from engine.graph.passes.views import Perm, Views, inverse
 
-Perm = tuple[int, ...]
 _ONE: Final = Dim.of(1)
 
 _AXES: Final = 3
@@ -54,14 +54,6 @@ _REDUCTIONS: Final = frozenset(
         "Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare",
     )
 )  # fmt: skip
-
-
-def inverse(perm: Sequence[int]) -> Perm:
-    """The permutation that undoes `perm`."""
-    result = [0] * len(perm)
-    for place, axis in enumerate(perm):
-        result[axis] = place
-    return tuple(result)
 
 
 def channels_last(graph: Graph) -> PassReport:
@@ -100,23 +92,18 @@ class _Layout:
         self.graph = graph
         self.names = names
         self.notes: list[str] = []
-        self.changes = 0
-        self.nodes: list[Node] = []
-        # value -> (base, perm) with value = transpose(base, perm); written: already computed.
-        self.views: dict[int, tuple[Value, Perm]] = {}
-        self.written: set[int] = set()
-        self.turned: dict[tuple[int, Perm], Value] = {}
+        self.views = Views(names)
 
     def run(self) -> int:
         for node in self.graph.nodes:
             if not self._rewrite(node):
                 for value in self._reads(node):
-                    self._write_down(value)
-                self.nodes.append(node)
+                    self.views.write_down(value)
+                self.views.nodes.append(node)
         for value in self.graph.outputs:
-            self._write_down(value)
-        self.graph.nodes = self.nodes
-        return self.changes
+            self.views.write_down(value)
+        self.graph.nodes = self.views.nodes
+        return self.views.changes
 
     @staticmethod
     def _reads(node: Node) -> list[Value]:
@@ -139,7 +126,7 @@ class _Layout:
             rule = self._regions
         elif node.op == "Transpose":
             rule = self._transpose
-        elif not any(id(value) in self.views for value in self._reads(node)):
+        elif not any(value in self.views for value in self._reads(node)):
             return False
         elif node.op in ELEMENTWISE_OPERATORS:
             rule = self._elementwise
@@ -155,82 +142,12 @@ class _Layout:
             rule = self._resize
         return rule is not None and rule(node)
 
-    # -- views --------------------------------------------------------------------------------
-
-    def _base(self, value: Value) -> tuple[Value, Perm]:
-        found = self.views.get(id(value))
-        if found is not None:
-            return found
-        return value, tuple(range(value.rank))
-
-    def _write_down(self, value: Value) -> None:
-        """Compute a view with an explicit transpose, once."""
-        if id(value) in self.views and id(value) not in self.written:
-            base, perm = self.views[id(value)]
-            node = Node("Transpose", [base], [value], {"perm": list(perm)}, version=13)
-            node.name = f"{value.name}.transpose"
-            value.producer = node
-            self.nodes.append(node)
-            self.written.add(id(value))
-
-    def _in_layout(self, value: Value, perm: Perm) -> Value:
-        """``transpose(value, perm)``: a base as it stands, or a new transpose of it."""
-        base, own = self._base(value)
-        total = tuple(own[axis] for axis in perm)
-        if total == tuple(range(len(total))):
-            return base
-        key = (id(base), total)
-        if key not in self.turned:
-            if base.data is not None:
-                data = np.ascontiguousarray(base.data.transpose(total))
-                self.turned[key] = constant_value(self.names.fresh(f"{base.name}.last"), data)
-            else:
-                self.turned[key] = self._new(base, total)
-                node = Node(
-                    "Transpose", [base], [self.turned[key]], {"perm": list(total)}, version=13
-                )
-                self._emit(node)
-        return self.turned[key]
-
-    def _new(self, like: Value, perm: Perm) -> Value:
-        """Value for ``transpose(like, perm)``."""
-        shape = None if like.shape is None else tuple(like.shape[axis] for axis in perm)
-        return Value(self.names.fresh(f"{like.name}.last"), like.dtype, shape)
-
-    def _emit(self, node: Node) -> None:
-        for value in node.outputs:
-            value.producer = node
-        self.nodes.append(node)
-
-    def _replace(
-        self,
-        node: Node,
-        inputs: list[Value | None],
-        perm: Perm,
-        attributes: dict[str, object] | None = None,
-        domain: str = "",
-    ) -> bool:
-        """Emit `node` on bases; its outputs become views by `perm`."""
-        outputs: list[Value] = []
-        for value in node.outputs:
-            base = self._new(value, inverse(perm)) if value.name else Value("")
-            if value.name:
-                self.views[id(value)] = (base, perm)
-            outputs.append(base)
-        merged = dict(node.attributes, **(attributes or {}))
-        made = Node(node.op, inputs, outputs, merged, domain, node.version, node.label)
-        self._emit(made)
-        self.changes += 1
-        return True
-
-    # -- operators ------------------------------------------------------------------------------
-
     def _transpose(self, node: Node) -> bool:
         perm, source = permutation(node), node.inputs[0]
         if perm is None or source is None or source.shape is None:
             return False
-        base, own = self._base(source)
-        self.views[id(node.outputs[0])] = (base, tuple(own[axis] for axis in perm))
+        base, own = self.views.base(source)
+        self.views.add(node.outputs[0], base, tuple(own[axis] for axis in perm))
         return True
 
     def _channel_perms(self, value: Value) -> tuple[Perm, Perm]:
@@ -253,17 +170,17 @@ class _Layout:
             self.notes.append(f"{node.label}: its window, or its form, has no kernel")
             return False
         if weight.data is None:
-            self._write_down(weight)
+            self.views.write_down(weight)
         forward, back = self._channel_perms(x)
-        inputs: list[Value | None] = [self._in_layout(x, forward), weight]
+        inputs: list[Value | None] = [self.views.in_layout(x, forward), weight]
         attributes: dict[str, object] = {"epilogue": None, "access": []}
         if bias is not None:
             if bias.data is None:
-                self._write_down(bias)
+                self.views.write_down(bias)
             inputs.append(bias)
             sum_ = Expr.of("add", Expr.input(0, "float32"), Expr.input(1, "float32"))
             attributes = {"epilogue": sum_, "access": ["column"]}
-        return self._replace(node, inputs, back, attributes, OURS)
+        return self.views.replace(node, inputs, back, attributes, OURS)
 
     def _pool(self, node: Node) -> bool:
         x = node.inputs[0]
@@ -275,7 +192,7 @@ class _Layout:
         if node.op == "LpPool" and node.attribute("p", 2) not in (1, 2):
             return False
         forward, back = self._channel_perms(x)
-        return self._replace(node, [self._in_layout(x, forward)], back, None, OURS)
+        return self.views.replace(node, [self.views.in_layout(x, forward)], back, None, OURS)
 
     def _regions(self, node: Node) -> bool:
         x = node.inputs[0]
@@ -284,16 +201,16 @@ class _Layout:
             return False
         for value in node.inputs[1:]:
             if value is not None:
-                self._write_down(value)
+                self.views.write_down(value)
         forward, back = self._channel_perms(x)
-        return self._replace(
-            node, [self._in_layout(x, forward), *node.inputs[1:]], back, None, OURS
+        return self.views.replace(
+            node, [self.views.in_layout(x, forward), *node.inputs[1:]], back, None, OURS
         )
 
     def _common_perm(self, values: Sequence[Value | None], rank: int) -> Perm | None:
         """The permutation by which all full-size inputs are views, None where they differ."""
         perms = {
-            self._base(value)[1]
+            self.views.base(value)[1]
             for value in values
             if value is not None and value.shape is not None
             and not self._is_small(value) and not (value.is_constant and value.rank <= rank)
@@ -320,15 +237,15 @@ class _Layout:
             if value is None:
                 inputs.append(None)
             elif self._is_small(value):
-                self._write_down(value)
+                self.views.write_down(value)
                 inputs.append(value if value.rank <= rank else None)
             elif value.data is not None:
                 data = value.data.reshape((1,) * (rank - value.data.ndim) + value.data.shape)
                 turned = np.ascontiguousarray(data.transpose(inverse(perm)))
                 inputs.append(constant_value(self.names.fresh(f"{value.name}.last"), turned))
             else:
-                inputs.append(self._base(value)[0])
-        return self._replace(node, inputs, perm)
+                inputs.append(self.views.base(value)[0])
+        return self.views.replace(node, inputs, perm)
 
     def _along_axis(self, node: Node) -> bool:
         output = node.outputs[0]
@@ -359,10 +276,10 @@ class _Layout:
             return False
         for value in node.inputs[len(operands) :]:
             if value is not None:
-                self._write_down(value)
-        inputs = [*(self._base(v)[0] for v in operands if v is not None)]
+                self.views.write_down(value)
+        inputs = [*(self.views.base(v)[0] for v in operands if v is not None)]
         rest = node.inputs[len(operands) :]
-        return self._replace(node, [*inputs, *rest], perm, {"axis": perm[axis]})
+        return self.views.replace(node, [*inputs, *rest], perm, {"axis": perm[axis]})
 
     def _axes(self, node: Node, index: int) -> list[int] | None:
         """Axes from input `index` or the attribute; None where they are computed."""
@@ -376,9 +293,9 @@ class _Layout:
         source = node.inputs[0]
         assert source is not None
         axes = self._axes(node, 1)
-        if source.shape is None or not axes or id(source) not in self.views:
+        if source.shape is None or not axes or source not in self.views:
             return False
-        base, perm = self._base(source)
+        base, perm = self.views.base(source)
         rank = len(perm)
         moved = [perm[axis % rank] for axis in axes]
         result = perm
@@ -392,7 +309,7 @@ class _Layout:
             inputs.append(self._integers(node, "axes", moved))
         else:
             attributes["axes"] = moved
-        return self._replace(node, inputs, result, attributes)
+        return self.views.replace(node, inputs, result, attributes)
 
     def _integers(self, node: Node, what: str, numbers: Sequence[int]) -> Value:
         name = self.names.fresh(f"{node.label}.{what}")
@@ -401,9 +318,9 @@ class _Layout:
     def _pad(self, node: Node) -> bool:
         source, pads = node.inputs[0], node.input(1)
         assert source is not None
-        if id(source) not in self.views or pads is None or pads.data is None:
+        if source not in self.views or pads is None or pads.data is None:
             return False
-        base, perm = self._base(source)
+        base, perm = self.views.base(source)
         rank = len(perm)
         axes = self._axes(node, 3) if node.input(3) is not None else list(range(rank))
         if axes is None:
@@ -414,27 +331,27 @@ class _Layout:
             moved[perm[axis % rank]] = given[place]
             moved[rank + perm[axis % rank]] = given[len(axes) + place]
         inputs = [base, self._integers(node, "pads", moved), node.input(2)]
-        return self._replace(node, inputs, perm)
+        return self.views.replace(node, inputs, perm)
 
     def _slice(self, node: Node) -> bool:
         source = node.inputs[0]
         assert source is not None
-        if id(source) not in self.views or node.input(3) is None:
+        if source not in self.views or node.input(3) is None:
             return False
         axes = self._axes(node, 3)
         if axes is None:
             return False
-        base, perm = self._base(source)
+        base, perm = self.views.base(source)
         moved = self._integers(node, "axes", [perm[axis % len(perm)] for axis in axes])
         inputs = [base, node.inputs[1], node.inputs[2], moved, node.input(4)]
-        return self._replace(node, inputs, perm)
+        return self.views.replace(node, inputs, perm)
 
     def _resize(self, node: Node) -> bool:
         source = node.inputs[0]
         assert source is not None
-        if id(source) not in self.views or node.attribute("axes") or node.version < 11:
+        if source not in self.views or node.attribute("axes") or node.version < 11:
             return False
-        base, perm = self._base(source)
+        base, perm = self.views.base(source)
         order = inverse(perm)
         inputs: list[Value | None] = [base]
         for index in range(1, 4):
@@ -452,4 +369,4 @@ class _Layout:
             else:
                 data = data[list(order)]
             inputs.append(constant_value(self.names.fresh(f"{value.name}.last"), data))
-        return self._replace(node, inputs, perm)
+        return self.views.replace(node, inputs, perm)
