@@ -166,7 +166,7 @@ def _packed(
     name: str,
 ) -> None:
     depth, columns = matrix.shape
-    vectors = panel_vectors(columns, low.target)
+    vectors = panel_vectors(columns, low.target, depth)
     k_levels = flat_depth(Dim.of(depth))
     b = packed_weights(low, matrix[None], vectors * low.target.lanes(), k_levels, name)
     if c.rank > 4:
