@@ -15,6 +15,7 @@ STYLES = {
     "packhorse": ("#0b7a55", "D", 46),
     "onnxruntime": ("#d97706", "o", 34),
     "openvino": ("#6d4bb0", "s", 30),
+    "packhorse-bf16": ("#7fc7ad", "D", 30),
     "openvino-bf16": ("#b9a6e0", "s", 22),
 }
 TICKS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)

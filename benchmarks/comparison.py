@@ -104,7 +104,8 @@ def _model(
         entrants = []
         for threads, name in itertools.product(counts, plan.engines):
             report(f"{model.title}, {threads} threads: loading {name}")
-            cache = str(plan.cache / "code") if name == engines.OURS else None
+            ours = name in (engines.OURS, engines.OURS_BF16)
+            cache = str(plan.cache / "code") if ours else None
             cpu = usable_cpus()[0] if plan.pin and threads == 1 else None
             setup = engines.EngineSetup(name, threads, plan.isa, cache, cpu)
             entrant = stack.enter_context(closing(Entrant(setup, model, path, plan.timeout)))

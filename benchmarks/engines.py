@@ -37,11 +37,15 @@ class EngineSetup:
 class Packhorse:
     """Our own engine."""
 
-    def __init__(self, model: Path, setup: EngineSetup) -> None:
+    def __init__(self, model: Path, setup: EngineSetup, precision: str = "fp32") -> None:
         import engine
 
         self._session = engine.load(
-            model, threads=setup.threads, isa=setup.isa, cache_dir=setup.cache_dir
+            model,
+            threads=setup.threads,
+            isa=setup.isa,
+            cache_dir=setup.cache_dir,
+            precision=precision,
         )
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -116,6 +120,7 @@ _FACTORIES: Mapping[str, Callable[[Path, EngineSetup], Engine]] = {
     "packhorse": Packhorse,
     "onnxruntime": Onnxruntime,
     "openvino": OpenVINO,
+    "packhorse-bf16": lambda model, setup: Packhorse(model, setup, "bf16"),
     "openvino-bf16": lambda model, setup: OpenVINO(model, setup, "bf16"),
 }
 
@@ -123,7 +128,8 @@ OURS = "packhorse"
 ORACLE = "onnxruntime"
 FP32_PEERS = ("onnxruntime", "openvino")
 FP32_ENGINES = (OURS, *FP32_PEERS)
-BF16_ENGINES = ("openvino-bf16",)
+OURS_BF16 = "packhorse-bf16"
+BF16_ENGINES = (OURS_BF16, "openvino-bf16")
 BF16_FEATURES = ("avx512bf16", "amx-bf16")
 
 

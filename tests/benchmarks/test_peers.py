@@ -100,6 +100,22 @@ def test_wrong_options_are_refused_before_anything_runs(arguments, message):
     assert message in " ".join(result.output.replace("│", " ").split())
 
 
+def test_our_engine_takes_part_in_bf16_where_the_cpu_has_it(path, monkeypatch):
+    monkeypatch.setattr(peers, "host_features", lambda: {"avx512bf16": True})
+    names, notes = peers.entrants(("fp32", "bf16"))
+    assert (names, notes) == (["packhorse", "onnxruntime", "openvino", *engines.BF16_ENGINES], [])
+    monkeypatch.setattr(peers, "host_features", dict)
+    assert peers.entrants(("bf16",))[0] == []
+    feeds = case_inputs(MLP, {"batch": 2})
+    plain, reduced = (
+        engines.load(path, engines.EngineSetup(name, 1)).run(feeds)
+        for name in (engines.OURS, engines.OURS_BF16)
+    )
+    for name, array in plain.items():
+        error = np.abs(reduced[name] - array).max() / np.abs(array).max()
+        assert 1e-5 < error < 0.05
+
+
 def test_integer_lists():
     assert options.integers("1,2", "--threads") == (1, 2)
     with pytest.raises(typer.BadParameter):
